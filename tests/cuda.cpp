@@ -1,0 +1,674 @@
+// tinytl_cuda.h without a GPU: its kernels run in the emulator and are compared with tinytl.h on the CPU, at odd shapes, forward
+// and backward, for both types of activations, under schedules that bring races and missing waits to light; whole training
+// steps; errors. Compiled by nvcc, the same cases run on a real GPU with the same tolerances; then what looks into the emulator
+// is left out.
+
+#ifdef __CUDACC__
+    #include <math.h>
+    #include <stdio.h>
+    #include <stdlib.h>
+    #include <string.h>
+    #include <string>
+    #include <vector>
+    struct emu_settings { int descending, reversed, lazy; };
+    static emu_settings emu_mode;                 // a GPU has its own schedule
+    #define EMULATED 0
+#else
+    #include "emulator.h"
+    #define EMULATED 1
+#endif
+#define TINYTL_IMPLEMENTATION
+#include "../tinytl.h"
+#define TINYTL_CUDA_IMPLEMENTATION
+#include "../tinytl_cuda.h"
+#if EMULATED
+    #include "emulator_driver.h"
+#endif
+#include "check.h"
+
+static const emu_settings schedules[] = { { 0, 0, 0 }, { 1, 1, 1 } };
+
+// ---- networks ------------------------------------------------------------------------------
+
+// float: sums in another order; the largest error, relative to the largest value of an array. bf16 keeps 8 bits of every
+// activation, and a ReLU or a maximum may then choose otherwise: the root mean square error, relative to that of the array.
+#define TOLERANCE_F32 2e-5
+#define TOLERANCE_BF16 2e-2
+#define TOLERANCE_TF32 1e-3
+
+typedef struct op_case {
+    const char *text;
+    int         batch;
+    double      bf16;              // its tolerance; 0: TOLERANCE_BF16
+} op_case;
+
+#define IN(h, w, c) "x = input() height=" #h " width=" #w " channels=" #c "\n"
+
+static const op_case cases[] = {
+    { IN(33, 57, 3) "y = conv2d(x) out=17 kernel=3 pad=1", 1, 0 },
+    { IN(1, 1, 1) "y = conv2d(x) out=1 kernel=1", 3, 0 },
+    { IN(17, 1, 17) "y = conv2d(x) out=3 kernel=3 kernel_w=1 pad=1 pad_w=0 stride=2 stride_w=1", 2, 0 },
+    { IN(13, 11, 8) "y = conv2d(x) out=70 kernel=3 stride=2 pad=1 no_bias=1", 2, 0 },
+    { IN(9, 10, 16) "y = conv2d(x) out=16 kernel=3 same=1 dilation=2", 2, 0 },
+    { IN(12, 15, 5) "y = conv2d(x) out=7 kernel=2 stride=3 dilation=2", 2, 0 },
+    { IN(14, 14, 3) "y = conv2d(x) out=8 kernel=7 stride=2 pad=3", 1, 0 },
+    { IN(7, 9, 12) "y = conv2d(x) out=8 kernel=3 pad=1 groups=4", 2, 0 },
+    { IN(15, 13, 33) "y = conv2d(x) out=33 kernel=3 pad=1 groups=33 stride=2", 2, 0 },
+    { IN(10, 10, 80) "y = conv2d(x) out=90 kernel=1", 1, 0 },
+    // for the tensor cores: 16, 32, 64 and 128 columns a block, pieces of several taps in one step, ragged rows and columns
+    { IN(9, 7, 16) "y = conv2d(x) out=16 kernel=3 pad=1", 3, 0 },
+    { IN(17, 13, 8) "y = conv2d(x) out=24 kernel=3 pad=1 stride=2", 2, 0 },
+    { IN(12, 11, 24) "y = conv2d(x) out=72 kernel=3 pad=2 dilation=2 no_bias=1", 2, 0 },
+    { IN(5, 6, 48) "y = conv2d(x) out=136 kernel=1", 5, 0 },
+    { IN(6, 5, 40) "y = conv_transpose2d(x) out=16 kernel=2 stride=2", 3, 0 },
+    { IN(5, 5, 16) "y = conv_transpose2d(x) out=40 kernel=3 stride=2 pad=1 output_pad=1", 2, 0 },
+    { IN(1, 1, 264) "y = dense(x) out=40", 150, 0 },
+    { IN(13, 12, 8) "y = conv2d(x) out=40 kernel=3 pad=1 no_bias=1\nz = batch_norm(y)", 3, 0 },
+    { IN(5, 6, 7) "y = conv_transpose2d(x) out=9 kernel=2 stride=2", 2, 0 },
+    { IN(4, 5, 16) "y = conv_transpose2d(x) out=6 kernel=3 stride=2 pad=1 output_pad=1", 2, 0 },
+    { IN(4, 3, 6) "y = conv_transpose2d(x) out=4 kernel=3 stride=3 dilation=2 groups=2", 1, 0 },
+    { IN(3, 4, 5) "y = dense(x) out=37", 5, 0 },
+    { IN(1, 1, 300) "y = dense(x) out=10", 70, 0 },
+    { IN(33, 57, 3) "y = batch_norm(x)", 1, 0 },
+    { IN(5, 7, 40) "y = batch_norm(x)\nz = relu(y)", 3, 0 },
+    { IN(1, 1, 17) "y = batch_norm(x) no_affine=1", 5, 0 },
+    { IN(17, 1, 12) "y = group_norm(x) groups=3", 2, 0 },
+    { IN(6, 5, 34) "y = group_norm(x) groups=1 no_affine=1", 2, 0 },
+    { IN(5, 3, 17) "y = layer_norm(x)", 2, 0 },
+    { IN(1, 1, 200) "y = layer_norm(x)", 3, 0 },
+    { IN(6, 7, 3) "y = relu(x)", 2, 0 },
+    { IN(6, 7, 3) "y = leaky_relu(x) slope=0.1", 2, 0 },
+    { IN(6, 7, 3) "y = relu6(x)", 2, 0 },
+    { IN(6, 7, 3) "y = sigmoid(x)", 2, 0 },
+    { IN(6, 7, 3) "y = tanh(x)", 2, 0 },
+    { IN(6, 7, 3) "y = gelu(x)", 2, 0 },
+    { IN(6, 7, 3) "y = silu(x)", 2, 0 },
+    { IN(33, 5, 17) "y = softmax(x)", 1, 0 },
+    { IN(1, 1, 100) "y = softmax(x)", 3, 0 },
+    { IN(33, 57, 3) "y = max_pool2d(x) kernel=2", 1, 0 },
+    { IN(9, 8, 5) "y = max_pool2d(x) kernel=3 stride=2 pad=1 ceil_mode=1", 2, 0 },
+    { IN(9, 8, 5) "y = avg_pool2d(x) kernel=3 stride=2 pad=1 ceil_mode=1", 2, 0 },
+    { IN(9, 8, 5) "y = avg_pool2d(x) kernel=2 stride=1 pad=1 exclude_pad=1", 2, 0 },
+    { IN(7, 9, 35) "y = adaptive_avg_pool2d(x) height=1 width=1", 2, 0 },
+    { IN(7, 3, 3) "y = adaptive_avg_pool2d(x) height=3 width=5", 2, 0 },
+    { IN(5, 7, 3) "y = upsample(x) factor=2", 2, 0 },
+    { IN(5, 1, 3) "y = upsample(x) factor=3 mode=bilinear", 2, 0 },
+    { IN(5, 7, 3) "z = input() height=5 width=7 channels=17\ny = concat(x, z, x)", 2, 0 },
+    { IN(5, 7, 3) "z = input() height=5 width=7 channels=3\ny = add(x, z)", 2, 0 },
+    { IN(5, 7, 3) "y = add(x, x)", 2, 0 },
+    { IN(5, 7, 3) "z = input() height=5 width=7 channels=3\ny = mul(x, z)", 2, 0 },
+    { IN(5, 7, 35) "z = input() height=1 width=1 channels=35\ny = mul(x, z)", 2, 0 },
+    { IN(5, 7, 3) "y = flatten(x)", 2, 0 },
+    { IN(5, 7, 3) "y = dropout(x) p=0.4", 2, 0 },
+    { IN(5, 7, 3) "y = dropout(x) p=0.4 whole=1", 5, 0 },
+    { IN(3, 5, 7) "y = dense(x) out=11 each=1", 2, 0 },
+    { IN(1, 37, 36) "y = attention(x) heads=2", 2, 0 },
+    { IN(3, 3, 120) "y = attention(x) heads=1", 2, 0 },
+    { IN(1, 5, 16) "z = input() height=3 width=2 channels=16\ny = tokens(x, z, x)", 2, 0 },
+    { IN(1, 9, 5) "y = select(x) first=2 height=2 width=3", 3, 0 },
+    { IN(2, 3, 5) "p = parameter() height=2 width=3 channels=5 deviation=1\ny = mul(x, p)", 3, 0 },
+    { IN(5, 7, 3) "loss cross_entropy(x)", 2, 0 },
+    { IN(33, 57, 4) "loss cross_entropy(x) smoothing=0.1 class_weight=1,2,0.5,3 ignore_index=2 weight=0.7", 1, 0 },
+    { IN(5, 7, 4) "loss cross_entropy(x) dense=1", 2, 0 },
+    { IN(5, 7, 1) "loss bce(x)", 2, 0 },
+    { IN(5, 7, 3) "loss bce(x) dense=1", 2, 0 },
+    { IN(33, 57, 1) "loss dice(x)", 1, 0 },
+    { IN(5, 7, 3) "loss dice(x)", 2, 0 },
+    { IN(5, 7, 3) "loss dice(x) dense=1", 2, 0 },
+    { IN(5, 7, 3) "loss focal(x)", 2, 0 },
+    { IN(5, 7, 1) "loss focal(x) alpha=0.25 gamma=1.5", 2, 0 },
+    { IN(5, 7, 3) "loss mse(x)\nloss l1(x)\nloss huber(x) delta=0.5", 2, 0 },
+    { IN(33, 57, 4) "loss cross_entropy(x) smoothing=0.1 class_weight=1,2,0.5,3 pixel_weights=1\nloss dice(x) pixel_weights=1\nloss focal(x)", 2, 0 },
+    { IN(5, 7, 3) "loss bce(x) dense=1 pixel_weights=1\nloss dice(x) dense=1\nloss cross_entropy(x) pixel_weights=1", 2, 0 },
+    { IN(16, 16, 2) "c1 = conv2d(x) out=8 kernel=3 pad=1 no_bias=1\nn1 = batch_norm(c1)\nr1 = relu(n1)\n"
+                    "c2 = conv2d(r1) out=8 kernel=3 pad=1\n"
+                    "a = add(r1, c2)\ng = adaptive_avg_pool2d(a) height=1 width=1\ns = sigmoid(g)\nm = mul(a, s)\n"
+                    "d = dense(m) out=5\nloss cross_entropy(d)", 4, 8e-2 }
+};
+
+typedef std::vector<double> numbers;
+
+static tl_net *make(const char *text, int cuda, tl_cuda_math math, int no_graph)
+{
+    tl_net_desc desc;
+    tl_cuda_desc cuda_desc;
+    memset(&desc, 0, sizeof desc);
+    memset(&cuda_desc, 0, sizeof cuda_desc);
+    desc.seed = 7;
+    desc.threads = 1;
+    desc.exact = 1;
+    cuda_desc.math = math;
+    cuda_desc.no_graph = no_graph;
+    tl_net *net = tl_net_new(&desc);
+    CHECK(tl_parse(net, text) == TL_OK, "%s: %s", text, tl_error(net));
+    if (cuda) CHECK(tl_use_cuda(net, &cuda_desc) == TL_OK, "%s: %s", text, tl_error(net));
+    return net;
+}
+
+static float round_to_bf16(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    bits = (bits + 0x7fffu + (bits >> 16 & 1)) & 0xffff0000u;
+    memcpy(&value, &bits, sizeof bits);
+    return value;
+}
+
+// Inputs are bf16 numbers, so that both types of activations begin with the same.
+static void fill(tl_net *net, int batch, uint32_t pass)
+{
+    for (int i = 0; i < net->node_count; i++) {
+        if (net->nodes[i].op != TL_OP_INPUT) continue;
+        tl_rng rng = tl_rng_at(5, TL_RANDOM_USER, pass, 0, (uint32_t)i);
+        std::vector<float> values(tl__sample_count(&net->nodes[i]) * (size_t)batch);
+        for (size_t k = 0; k < values.size(); k++) values[k] = round_to_bf16(tl_random_normal(&rng));
+        tl_node id = { i + 1 };
+        CHECK(tl_set_input(net, id, values.data(), batch) == TL_OK, "%s", tl_error(net));
+    }
+    for (int i = 0; i < net->loss_count; i++) {
+        const tl__loss_term *term = &net->losses[i];
+        const tl__node *x = &net->nodes[term->node];
+        int dense = tl__loss_is_dense(&term->desc);
+        size_t count = (size_t)batch * x->h * x->w * (dense ? x->c : 1);
+        tl_rng rng = tl_rng_at(6, TL_RANDOM_USER, pass, 0, (uint32_t)term->target_of);
+        std::vector<int32_t> classes(count);
+        std::vector<float> values(count);
+        for (size_t k = 0; k < count; k++) {
+            classes[k] = (int32_t)tl_random_below(&rng, (uint32_t)(x->c == 1 ? 2 : x->c)) - !tl_random_below(&rng, 6);
+            values[k] = tl_random_uniform(&rng, 0, 1);
+        }
+        tl_result r =
+            dense ? tl_set_target_dense(net, i, values.data(), batch) : tl_set_target_index(net, i, classes.data(), batch);
+        for (size_t k = 0; k < count; k++) values[k] = (float)tl_random_below(&rng, 3) * values[k];
+        if (!r && term->desc.pixel_weights) r = tl_set_target_weight(net, i, values.data(), batch);
+        CHECK(r == TL_OK, "%s", tl_error(net));
+    }
+}
+
+static void take(numbers *out, const float *values, size_t count)
+{
+    for (size_t i = 0; i < count; i++) out->push_back(values ? (double)values[i] : NAN);
+}
+
+// Everything that a caller can see after two passes of training and one of prediction.
+typedef struct outcome {
+    std::vector<numbers> arrays;
+    std::vector<std::string> names;
+} outcome;
+
+static void note(outcome *out, const char *what, const char *name, const float *values, size_t count)
+{
+    out->arrays.push_back(numbers());
+    out->names.push_back(std::string(what) + " " + name);
+    take(&out->arrays.back(), values, count);
+}
+
+static void note_pass(tl_net *net, int batch, outcome *out)
+{
+    for (int i = 0; i < net->node_count; i++) {
+        tl_node id = { i + 1 };
+        if (net->nodes[i].data_lives)
+            note(out, "value", net->nodes[i].name, tl_data(net, id), tl__sample_count(&net->nodes[i]) * (size_t)batch);
+    }
+    for (int i = 0; i < net->loss_count; i++) {
+        float value = (float)tl_loss_term(net, i);
+        note(out, "loss", "", &value, 1);
+    }
+}
+
+static void note_gradients(tl_net *net, int batch, outcome *out)
+{
+    for (int i = 0; i < net->node_count; i++) {
+        tl_node id = { i + 1 };
+        if (net->nodes[i].grad_lives)
+            note(out, "gradient of", net->nodes[i].name, tl_grad(net, id), tl__sample_count(&net->nodes[i]) * (size_t)batch);
+    }
+    for (int i = 0; i < net->tensor_count; i++) {
+        tl_tensor t = tl_tensor_at(net, i);
+        if (t.trained) note(out, "gradient of", t.name, t.grad, t.count);
+        else note(out, "buffer", t.name, t.data, t.count);
+    }
+}
+
+static void run(tl_net *net, const op_case *c, outcome *out)
+{
+    for (int i = 0; i < net->node_count; i++) {
+        tl_node id = { i + 1 };
+        if (net->nodes[i].op == TL_OP_INPUT) tl_keep(net, id);
+    }
+    if (net->node_count > 0 && net->loss_count == 0) tl_output(net, tl_last(net));
+    tl_result r = tl_prepare(net, c->batch, 1);
+    CHECK(r == TL_OK, "%s: %s", c->text, tl_error(net));
+    for (uint32_t pass = 0; pass < 2 && !r; pass++) {       // the second finds memory used, and adds to the gradients
+        fill(net, c->batch, pass);
+        r = tl_forward(net, c->batch, TL_TRAIN);
+        if (!r) note_pass(net, c->batch, out);
+        if (!r && net->loss_count) r = tl_backward(net);
+        else if (!r) {
+            const tl__node *last = &net->nodes[net->node_count - 1];
+            std::vector<float> grad(tl__sample_count(last) * (size_t)c->batch);
+            tl_rng rng = tl_rng_at(8, TL_RANDOM_USER, pass, 0, 0);
+            for (size_t k = 0; k < grad.size(); k++) grad[k] = tl_random_normal(&rng);
+            const float *grads[1] = { grad.data() };
+            tl_node id = tl_last(net);
+            r = tl_backward_from(net, &id, grads, 1);
+        }
+        CHECK(r == TL_OK, "%s: %s", c->text, tl_error(net));
+        if (!r) note_gradients(net, c->batch, out);
+    }
+    fill(net, c->batch, 3);
+    if (!r) r = tl_forward(net, c->batch, TL_EVAL);
+    CHECK(r == TL_OK, "%s: %s", c->text, tl_error(net));
+    if (!r) note_pass(net, c->batch, out);
+}
+
+static double rms(const numbers &x, const numbers *y)
+{
+    double sum = 0;
+    for (size_t k = 0; k < x.size(); k++) sum += (x[k] - (y ? (*y)[k] : 0)) * (x[k] - (y ? (*y)[k] : 0));
+    return sqrt(sum / (double)(x.size() + !x.size()));
+}
+
+static void compare_rms(const char *text, const outcome *a, const outcome *b, double tolerance)
+{
+    for (size_t i = 0; i < a->arrays.size() && i < b->arrays.size(); i++) {
+        double error = rms(a->arrays[i], &b->arrays[i]), size = fmax(rms(a->arrays[i], NULL), 1e-2);
+        CHECK(error <= tolerance * size, "%s: %s (rounded): error %.2g of %.2g", text, a->names[i].c_str(), error, size);
+    }
+}
+
+static void compare(const char *text, const outcome *a, const outcome *b, double tolerance)
+{
+    CHECK(a->arrays.size() == b->arrays.size(), "%s: %zu and %zu arrays", text, a->arrays.size(), b->arrays.size());
+    for (size_t i = 0; i < a->arrays.size() && i < b->arrays.size(); i++) {
+        const numbers &x = a->arrays[i], &y = b->arrays[i];
+        double range = 1e-3, worst = 0;
+        size_t where = 0;
+        for (size_t k = 0; k < x.size(); k++) range = fmax(range, fabs(x[k]));
+        for (size_t k = 0; k < x.size(); k++) {
+            double error = fabs(x[k] - y[k]) / range;
+            if (!(error <= worst)) { worst = error; where = k; }
+            if (error != error) break;
+        }
+        CHECK(x.size() == y.size() && worst <= tolerance, "%s: %s [%zu of %zu]: CPU %.9g, GPU %.9g, off by %.2g of the range",
+              text, a->names[i].c_str(), where, x.size(), x.empty() ? 0 : x[where], y.empty() ? 0 : y[where], worst);
+    }
+}
+
+static void test_case(const op_case *c)
+{
+    outcome cpu, gpu[2], tf32, half[2];
+    tl_net *net = make(c->text, 0, TL_CUDA_FP32, 0);
+    run(net, c, &cpu);
+    tl_net_free(net);
+    for (int s = 0; s < 2; s++) {
+        emu_mode = schedules[s];
+        net = make(c->text, 1, TL_CUDA_FP32, s);
+        run(net, c, &gpu[s]);
+        tl_net_free(net);
+    }
+    compare(c->text, &cpu, &gpu[0], TOLERANCE_F32);
+    compare(c->text, &gpu[0], &gpu[1], 0);                  // the same bits under any schedule
+    for (int s = 0; s < 2; s++) {
+        emu_mode = schedules[s];
+        net = make(c->text, 1, TL_CUDA_BF16, s);
+        run(net, c, &half[s]);
+        tl_net_free(net);
+    }
+    compare_rms(c->text, &cpu, &half[0], c->bf16 > 0 ? c->bf16 : TOLERANCE_BF16);
+    compare(c->text, &half[0], &half[1], 0);
+    net = make(c->text, 1, TL_CUDA_TF32, 0);
+    run(net, c, &tf32);
+    tl_net_free(net);
+    compare_rms(c->text, &cpu, &tf32, TOLERANCE_TF32);
+#if EMULATED
+    CHECK(emu_memory_used == 0 && emu_open_count == 0, "%s: %zu bytes of device memory are not released", c->text,
+          emu_memory_used);
+    CHECK(emu_message[0] == 0, "%s: %s", c->text, emu_message);
+    emu_clear();
+#endif
+}
+
+// ---- the emulator sees mistakes ------------------------------------------------------------
+
+#if EMULATED
+
+struct planted {
+    const float *from;
+    float       *to;
+    int          bug;
+};
+
+enum {
+    NO_BUG,
+    NO_BARRIER,
+    NO_WAIT,
+    NO_LAST_BARRIER,
+    WRONG_GLOBAL,
+    WRONG_SHARED,
+    DIVERGENT,
+    ODD_ADDRESS,
+    HALF_WARP,
+    EARLY_RETURN
+};
+
+struct planted_tile {
+    float value[256 + 4];
+};
+
+// Copies tiles of 256 values through shared memory with cp.async; each thread reads the value of another, backwards.
+static void planted_kernel(planted p)
+{
+    planted_tile *s = tl_smem<planted_tile>();
+    int t = (int)threadIdx.x, tiles = 4;
+    if (p.bug == EARLY_RETURN && t == 7) return;
+    for (int i = 0; i < tiles; i++) {
+        int from = p.bug == WRONG_GLOBAL ? (i + 1) * 256 : i * 256;
+        if (t < 64) tl_cp_async16(&s->value[4 * t + (p.bug == ODD_ADDRESS)], p.from + from + 4 * t, 16);
+        tl_cp_async_commit();
+        if (p.bug != NO_WAIT) tl_cp_async_wait<0>();
+        if (p.bug != NO_BARRIER && (p.bug != DIVERGENT || t < 128)) __syncthreads();
+        p.to[i * 256 + t] = s->value[p.bug == WRONG_SHARED ? 260 + t : 255 - t] + tlk_warp_sum(0.0f);
+        if (p.bug == HALF_WARP && t % 32 < 16) tlk_warp_sum(1.0f);
+        if (p.bug != NO_LAST_BARRIER) __syncthreads();
+    }
+}
+
+// 1 if a run with this bug gives the right result and no report.
+static int planted_run(int bug, emu_settings mode)
+{
+    const unsigned grid[3] = { 1, 1, 1 };
+    float *from = (float *)emu_alloc(1024 * 4), *to = (float *)emu_alloc(1024 * 4);
+    for (int i = 0; i < 1024; i++) from[i] = (float)i;
+    planted p = { from, to, bug };
+    emu_mode = mode;
+    emu_clear();
+    int right = emu_launch("planted", emu_invoke<planted, planted_kernel>, &p, grid, 256, sizeof(planted_tile), 49152) == 0;
+    for (int i = 0; i < 1024 && right; i++) right = to[i] == (float)(i / 256 * 256 + 255 - i % 256);
+    emu_release(from);
+    emu_release(to);
+    return right;
+}
+
+static void test_emulator(void)
+{
+    static const char *const names[] = { "nothing",
+                                         "a missing barrier",
+                                         "a missing wait",
+                                         "a missing barrier at the end of the loop",
+                                         "a global index too large",
+                                         "a shared index too large",
+                                         "a barrier in a branch",
+                                         "an address that is not aligned",
+                                         "an exchange of half a warp",
+                                         "an early return" };
+    static const char *const says[] = { "", "", "", "", "out of bounds", "", "wait", "16 bytes", "", "returned" };
+    for (int bug = NO_BUG; bug <= EARLY_RETURN; bug++) {
+        int right = 1, said = 0;
+        for (int s = 0; s < 2; s++) {
+            right &= planted_run(bug, schedules[s]);
+            said |= says[bug][0] && strstr(emu_message, says[bug]) != NULL;
+        }
+        CHECK(right == (bug == NO_BUG), "the emulator with %s planted: %s", names[bug], right ? "nobody saw it" : emu_message);
+        CHECK(said || !says[bug][0], "the report of %s: '%s'", names[bug], emu_message);
+    }
+    emu_clear();
+}
+
+#endif
+
+// ---- whole training steps ------------------------------------------------------------------
+
+static void build_unet(tl_net *net)
+{
+    tl_unet_desc unet;
+    tl_loss_desc loss;
+    memset(&unet, 0, sizeof unet);
+    memset(&loss, 0, sizeof loss);
+    unet.classes = 2; unet.width = 8; unet.depth = 2;
+    tl_node y = tl_unet(net, tl_input(net, 32, 32, 1), &unet);
+    loss.kind = TL_CROSS_ENTROPY;
+    tl_loss(net, y, &loss);
+    loss.kind = TL_DICE;
+    tl_loss(net, y, &loss);
+}
+
+static void build_resnet(tl_net *net)
+{
+    tl_conv2d_desc conv;
+    tl_loss_desc loss;
+    tl_dense_desc dense;
+    tl_pool2d_desc pool;
+    memset(&conv, 0, sizeof conv);
+    memset(&loss, 0, sizeof loss);
+    memset(&dense, 0, sizeof dense);
+    memset(&pool, 0, sizeof pool);
+    conv.out = 16; conv.kernel = 7; conv.stride = 2; conv.pad = 3; conv.no_bias = 1;
+    pool.kernel = 3; pool.stride = 2; pool.pad = 1;
+    dense.out = 5;
+    tl_node x = tl_relu(net, tl_batch_norm(net, tl_conv2d(net, tl_input(net, 32, 32, 3), &conv), NULL));
+    x = tl_max_pool2d(net, x, &pool);
+    for (int i = 0; i < 2; i++) {
+        tl_push(net, i ? "layer2" : "layer1");
+        x = tl_residual_block(net, x, 16 + 16 * i, 1 + i);
+        tl_pop(net);
+    }
+    loss.kind = TL_CROSS_ENTROPY;
+    tl_loss(net, tl_dense(net, tl_global_avg_pool2d(net, x), &dense), &loss);
+}
+
+static void train(void (*build)(tl_net *), const tl_optimizer_desc *optimizer, int cuda, tl_cuda_math math, int no_graph,
+                  int steps, outcome *out)
+{
+    tl_net *net = make("", cuda, math, no_graph);
+    build(net);
+    if (optimizer->clip_norm > 0) {
+        tl_optimizer(net, optimizer);
+        tl_group_desc group;
+        memset(&group, 0, sizeof group);
+        group.params = "*bias"; group.no_weight_decay = 1; group.lr = optimizer->lr / 2;
+        CHECK(tl_group(net, &group) == TL_OK, "%s", tl_error(net));
+    } else tl_optimizer(net, optimizer);
+    tl_result r = tl_prepare(net, 2, 1);
+    for (int step = 0; step < steps && !r; step++) {
+        fill(net, 2, (uint32_t)step);
+        r = tl_forward(net, 2, TL_TRAIN);
+        if (!r) r = tl_backward(net);
+        if (!r) r = tl_step(net);
+        float values[2] = { (float)tl_loss_value(net), (float)tl_grad_norm(net) };
+        note(out, "loss and norm", "", values, 2);
+    }
+    CHECK(r == TL_OK, "%s", tl_error(net));
+    for (int i = 0; i < net->tensor_count; i++) {
+        tl_tensor t = tl_tensor_at(net, i);
+        note(out, "tensor", t.name, t.data, t.count);
+    }
+    tl_net_free(net);
+}
+
+static void test_training(void)
+{
+    tl_optimizer_desc o;
+    memset(&o, 0, sizeof o);
+    o.kind = TL_SGD; o.lr = 1e-2f; o.momentum = 0.9f; o.weight_decay = 1e-4f;
+    void (*const build[2])(tl_net *) = { build_unet, build_resnet };
+    const char *const names[2] = { "U-Net", "ResNet" };
+    for (int i = 0; i < 2; i++) {
+        outcome cpu, gpu[2], half, tf32;
+#if EMULATED
+        size_t graphs = emu_graphs_run;
+#endif
+        train(build[i], &o, 0, TL_CUDA_FP32, 0, 4, &cpu);
+        for (int s = 0; s < 2; s++) {
+            emu_mode = schedules[s];
+            train(build[i], &o, 1, TL_CUDA_FP32, s, 4, &gpu[s]);
+        }
+#if EMULATED
+        CHECK(emu_graphs_run == graphs + 3, "%s: 3 of 4 steps are one graph each, not %zu", names[i], emu_graphs_run - graphs);
+#endif
+        compare(names[i], &cpu, &gpu[0], 5e-4);             // four steps, rounding grows with each
+        compare(names[i], &gpu[0], &gpu[1], 0);             // graph or not, any schedule
+        train(build[i], &o, 1, TL_CUDA_BF16, 0, 4, &half);
+        compare_rms(names[i], &cpu, &half, 0.1);
+        train(build[i], &o, 1, TL_CUDA_TF32, 1, 4, &tf32);
+        compare_rms(names[i], &cpu, &tf32, 0.05);
+    }
+}
+
+static void build_small(tl_net *net)
+{
+    CHECK(tl_parse(net, IN(4, 4, 2) "c = conv2d(x) out=3 kernel=3\nloss mse(c)") == TL_OK, "%s", tl_error(net));
+}
+
+static void test_optimizers(void)
+{
+    for (int kind = TL_SGD; kind < TL_OPTIMIZER_COUNT; kind++)
+        for (int variant = 0; variant < 3; variant++) {
+            tl_optimizer_desc o;
+            outcome cpu, gpu;
+            memset(&o, 0, sizeof o);
+            o.kind = (tl_optimizer_kind)kind; o.lr = 1e-2f;
+            if (variant == 1) { o.weight_decay = 0.1f; o.clip_norm = 0.5f; }
+            if (variant > 0 && (kind == TL_SGD || kind == TL_RMSPROP)) o.momentum = 0.8f;
+            if (variant == 2 && kind == TL_SGD) o.nesterov = 1;
+            train(build_small, &o, 0, TL_CUDA_FP32, 0, 3, &cpu);
+            train(build_small, &o, 1, TL_CUDA_FP32, 0, 3, &gpu);
+            compare(tl__optimizer_names[kind], &cpu, &gpu, TOLERANCE_F32);
+        }
+}
+
+// ---- what goes wrong -----------------------------------------------------------------------
+
+#if EMULATED
+
+static tl_result one_step(tl_net *net)
+{
+    tl_result r = tl_prepare(net, 2, 1);
+    if (!r) fill(net, 2, 0);
+    if (!r) r = tl_forward(net, 2, TL_TRAIN);
+    if (!r) r = tl_backward(net);
+    if (!r) r = tl_step(net);
+    return r;
+}
+
+static void test_errors(void)
+{
+    tl_optimizer_desc o;
+    memset(&o, 0, sizeof o);
+    o.kind = TL_ADAM; o.lr = 1e-3f;
+    // every call of the driver may fail: an error, no crash, nothing left behind
+    for (int n = 0, ended = 0; !ended && n < 400; n++) {
+        tl_net *net = make("", 0, TL_CUDA_FP32, 0);
+        build_small(net);
+        tl_optimizer(net, &o);
+        emu_fail_after = n;
+        emu_failures = 0;
+        tl_result r = tl_use_cuda(net, NULL);
+        if (!r) r = tl_prepare(net, 2, 1);
+        if (!r) {
+            for (int i = 0; i < 2 && !r; i++) {
+                fill(net, 2, (uint32_t)i);
+                r = tl_forward(net, 2, TL_TRAIN);
+                if (!r) r = tl_backward(net);
+                if (!r) r = tl_step(net);
+            }
+        }
+        ended = emu_failures == 0;
+        CHECK(ended ? r == TL_OK : r != TL_OK, "failure %d of the driver: %s", n, tl_result_name(r));
+        CHECK(ended || strlen(tl_error(net)) > 0, "failure %d of the driver: no sentence", n);
+        emu_fail_after = -1;
+        tl_net_free(net);
+        CHECK(emu_memory_used == 0 && emu_open_count == 0, "failure %d of the driver: device memory is lost", n);
+    }
+    // too large, said before anything is taken
+    size_t limit = emu_memory_limit;
+    tl_net *net = make("", 1, TL_CUDA_FP32, 0);
+    build_unet(net);
+    tl_optimizer(net, &o);
+    tl_plan plan;
+    CHECK(tl_memory(net, 2, 1, &plan) == TL_OK && plan.total > 0, "%s", tl_error(net));
+    emu_memory_limit = plan.total / 2;
+    CHECK(tl_prepare(net, 2, 1) == TL_ERR_MEMORY && strstr(tl_error(net), "do not fit"), "%s", tl_error(net));
+    emu_memory_limit = limit;
+    CHECK(one_step(net) == TL_OK, "after a refusal: %s", tl_error(net));
+    CHECK(tl_use_cuda(net, NULL) == TL_ERR_STATE, "use_cuda twice");
+    // a gradient that is not finite: no step, and the CPU's sentence
+    tl_real *weights = tl_parameters(net);
+    weights[0] = INFINITY;
+    fill(net, 2, 0);
+    tl_forward(net, 2, TL_TRAIN);
+    tl_backward(net);
+    CHECK(tl_step(net) == TL_ERR_DIVERGED && strstr(tl_error(net), "not finite"), "%s", tl_error(net));
+    tl_net_free(net);
+    // a kernel that goes wrong is named
+    net = make("", 1, TL_CUDA_FP32, 1);
+    build_unet(net);
+    tl_prepare(net, 2, 1);
+    fill(net, 2, 0);
+    emu_allowed_shared = 64;
+    tl_result r = tl_forward(net, 2, TL_EVAL);
+    CHECK(r != TL_OK && strstr(tl_error(net), "conv_forward") && strstr(tl_error(net), "a batch of 2"), "%s", tl_error(net));
+    emu_allowed_shared = 232448;
+    emu_clear();
+    tl_net_free(net);
+}
+
+#endif
+
+// The high-level calls: the same program with and without tl_use_cuda.
+static void test_fit(void)
+{
+    float best[2] = { 0, 0 };
+    numbers masks[2];
+    for (int cuda = 0; cuda < 2; cuda++) {
+        tl_net *net = make("", cuda, TL_CUDA_FP32, 0);
+        tl_grains_desc grains;
+        tl_fit_desc fit;
+        tl_fit_report report;
+        memset(&grains, 0, sizeof grains);
+        memset(&fit, 0, sizeof fit);
+        build_unet(net);
+        grains.width = grains.height = 32; grains.count = 6; grains.seed = 3;
+        tl_dataset *data = tl_grains_stream(&grains);
+        fit.train = fit.valid = data;
+        fit.epochs = 2; fit.batch = 3;
+        fit.optimizer.kind = TL_ADAMW; fit.optimizer.lr = 1e-3f;
+        CHECK(tl_fit(net, &fit, &report) == TL_OK, "%s", tl_error(net));
+        best[cuda] = (float)report.best_valid_loss;
+        tl_image image, out;
+        memset(&image, 0, sizeof image);
+        memset(&out, 0, sizeof out);
+        tl_predict_desc predict;
+        memset(&predict, 0, sizeof predict);
+        predict.tile = 32;
+        CHECK(tl_grains(&grains, 9, 0, NULL, NULL, &image) == TL_OK, "%s", tl_error(NULL));
+        CHECK(tl_predict(net, &image, NULL, &out) == TL_OK, "%s", tl_error(net));
+        take(&masks[cuda], (const float *)out.pixels, (size_t)out.width * out.height * out.channels);
+        tl_image_free(&image);
+        tl_image_free(&out);
+        tl_dataset_free(data);
+        tl_net_free(net);
+    }
+    CHECK(fabsf(best[0] - best[1]) < 1e-3f * fabsf(best[0]), "fit: validation loss CPU %.7g, GPU %.7g", (double)best[0],
+          (double)best[1]);
+    CHECK(masks[0].size() == masks[1].size() && rms(masks[0], &masks[1]) < 1e-3, "predict: CPU and GPU differ by %.2g",
+          rms(masks[0], &masks[1]));
+}
+
+int main(int argc, char **argv)
+{
+    const char *only = argc > 1 ? argv[1] : NULL;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        if (!only || strstr(cases[i].text, only)) test_case(&cases[i]);
+    if (!only) {
+#if EMULATED
+        test_emulator();
+        test_errors();
+#endif
+        emu_mode = schedules[0];
+        test_optimizers();
+        test_fit();
+        test_training();
+    }
+    return finish("cuda");
+}
