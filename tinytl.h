@@ -1795,6 +1795,7 @@ TL__INLINE int tl__max(int a, int b) { return a > b ? a : b; }
 TL__INLINE int tl__clamp(int v, int lo, int hi) { return v < lo ? lo : v > hi ? hi : v; }
 TL__INLINE size_t tl__max_size(size_t a, size_t b) { return a > b ? a : b; }
 TL__INLINE int tl__ceil_div(int a, int b) { return (a + b - 1) / b; }
+TL__INLINE int tl__floor_div(int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 
 // The mathematics of <math.h> at the precision of tl_real.
 #ifdef TINYTL_DOUBLE
@@ -2553,7 +2554,7 @@ typedef struct tl__tile {
     int columns;                 // outputs that exist; the vectors may reach beyond
     int add;                     // 1: what lies add_at behind c is added, 0: c =
     ptrdiff_t add_at;            // 0: c +=
-    int relu;                    // 1: what is below 0 becomes 0
+    float ceiling;               // above 0: what is written is kept between 0 and this
 } tl__tile;
 
 // Makes `rows` rows of outputs from the tile's place on, NV vectors wide, cut into tiles of nearly equal height.
@@ -2564,6 +2565,13 @@ typedef struct tl__simd_kernels {
     int vectors;                 // most vectors in a tile
     tl__tile_rows_fn tile_rows;
 } tl__simd_kernels;
+
+// a where the comparison holds, else b; of two numbers here, of two vectors below.
+#define TL__CHOOSE_NUMBER(VECTOR, comparison, a, b) ((comparison) ? (a) : (b))
+
+// Between 0 and `ceiling`; keeps NaN.
+#define TL__CLIP(CHOOSE, VECTOR, x, zero, ceiling) \
+    CHOOSE(VECTOR, (x) < (zero), zero, CHOOSE(VECTOR, (x) > (ceiling), ceiling, x))
 
 #if TL__SIMD
 
@@ -2582,9 +2590,8 @@ typedef float tl__v4 __attribute__((vector_size(16), aligned(4), may_alias));
 typedef float tl__v8 __attribute__((vector_size(32), aligned(4), may_alias));
 typedef float tl__v16 __attribute__((vector_size(64), aligned(4), may_alias));
 
-// x, or 0 where the comparison holds.
-#define TL__UNLESS(VECTOR, comparison, x) ((VECTOR)((__typeof__(comparison))(x) & ~(comparison)))
-#define TL__RELU(VECTOR, x) TL__UNLESS(VECTOR, (x) < zero, x)        // keeps NaN
+#define TL__CHOOSE(VECTOR, comparison, a, b) \
+    ((VECTOR)(((__typeof__(comparison))(a) & (comparison)) | ((__typeof__(comparison))(b) & ~(comparison))))
 
 // The outputs of a tile that do not fill their vectors; `line` has `width` values for each row.
 static void tl__store_tile(const tl__tile *t, int m0, int rows, int width, const float *line)
@@ -2594,7 +2601,7 @@ static void tl__store_tile(const tl__tile *t, int m0, int rows, int width, const
         float *c = t->c + (m0 + m) * t->c_row;
         if (t->add) for (int n = 0; n < columns; n++) c[n] = c[n + t->add_at] + line[n];
         else for (int n = 0; n < columns; n++) c[n] = line[n];
-        for (int n = 0; n < columns && t->relu; n++) c[n] = c[n] < 0 ? 0 : c[n];
+        for (int n = 0; n < columns && t->ceiling > 0; n++) c[n] = TL__CLIP(TL__CHOOSE_NUMBER, float, c[n], 0, t->ceiling);
     }
 }
 
@@ -2626,9 +2633,11 @@ static void tl__store_tile(const tl__tile *t, int m0, int rows, int width, const
                 TL__UNROLL for (int m = 0; m < MR; m++)                                                         \
                     TL__UNROLL for (int v = 0; v < NV; v++)                                                     \
                         sum[m][v] += *(const VECTOR *)(t->c + t->add_at + (m0 + m) * t->c_row + LANES * v);     \
-            if (t->relu)                                                                                        \
+            VECTOR ceiling = zero + t->ceiling;                                                                 \
+            if (t->ceiling > 0)                                                                                 \
                 TL__UNROLL for (int m = 0; m < MR; m++)                                                         \
-                    TL__UNROLL for (int v = 0; v < NV; v++) sum[m][v] = TL__RELU(VECTOR, sum[m][v]);            \
+                    TL__UNROLL for (int v = 0; v < NV; v++)                                                     \
+                        sum[m][v] = TL__CLIP(TL__CHOOSE, VECTOR, sum[m][v], zero, ceiling);                     \
             TL__UNROLL for (int m = 0; m < MR; m++)                                                             \
                 TL__UNROLL for (int v = 0; v < NV; v++)                                                         \
                     *(VECTOR *)(t->c + (m0 + m) * t->c_row + LANES * v) = sum[m][v];                            \
@@ -2816,8 +2825,9 @@ typedef struct tl__arrays {
     int      channels[TL_INPUT_MAX], add_x[TL_INPUT_MAX], parts;   // add: 1: +=
     tl_real *y, *w;                     // or their gradients; that of w is always added to
     const tl_real *bias, *scale;        // scale: of each channel that is written, times w; NULL: 1
-    const tl_real *sum;                 // added to what is written, before the ReLU; NULL: nothing
-    int      add_y, relu;               // relu: 1: what forward and backward_data write is at least 0
+    const tl_real *sum;                 // added to what is written, before it is clipped; NULL: nothing
+    int      add_y;
+    tl_real  ceiling;                   // above 0: what forward and backward_data write is kept between 0 and this
 } tl__arrays;
 
 // Work space of one pass, in tl_reals: shared by all workers, and for each.
@@ -2872,8 +2882,8 @@ typedef struct tl__node {
     tl_real *data, *grad, *aux;             // aux: statistics that the backward pass needs again
     int      samples;                       // input: how many were set since tl_prepare
     int      joined;                        // concatenation that is not made: its convolutions read the parts
-    int      fused;                         // batch norm or convolution: does the ReLU that overwrites it, too; that
-                                            // ReLU: is done
+    tl_op    fused;                         // batch norm or convolution: the ReLU or ReLU6 that overwrites it, which it
+                                            // does, too; on that itself: is done
     int      folded;                        // convolution: index of the last of the nodes that it does, too, in passes
                                             // with fixed statistics: a batch norm or a sum behind it; so have those; else 0
     int      grad_written;                  // in the current backward pass
@@ -3970,7 +3980,6 @@ static int tl__backward_reads_input(tl_op op)
     case TL_OP_CONV2D: case TL_OP_CONV_TRANSPOSE2D: case TL_OP_DENSE: case TL_OP_BATCH_NORM: case TL_OP_GROUP_NORM:
     case TL_OP_LAYER_NORM:
     case TL_OP_LEAKY_RELU:
-    case TL_OP_RELU6:
     case TL_OP_GELU:
     case TL_OP_SILU:
     case TL_OP_MAX_POOL:
@@ -3982,9 +3991,13 @@ static int tl__backward_reads_input(tl_op op)
     }
 }
 
+// Operations that keep their input between 0 and a ceiling.
+static int tl__is_clip(tl_op op) { return op == TL_OP_RELU || op == TL_OP_RELU6; }
+static tl_real tl__ceiling(tl_op op) { return op == TL_OP_RELU ? (tl_real)INFINITY : op == TL_OP_RELU6 ? 6 : 0; }
+
 static int tl__backward_reads_output(tl_op op)
 {
-    return op == TL_OP_RELU || op == TL_OP_SIGMOID || op == TL_OP_TANH || op == TL_OP_SOFTMAX || op == TL_OP_MAX_POOL;
+    return tl__is_clip(op) || op == TL_OP_SIGMOID || op == TL_OP_TANH || op == TL_OP_SOFTMAX || op == TL_OP_MAX_POOL;
 }
 
 static size_t tl__sample_count(const tl__node *node)
@@ -4079,8 +4092,8 @@ static int tl__overwrites(const tl_net *net, int i, int train)
     const tl__node *node = &net->nodes[i];
     int x = node->input[0], infer = !(train && node->wants_grad);
     switch (node->op) {
-    case TL_OP_RELU: case TL_OP_FLATTEN: case TL_OP_SIGMOID: case TL_OP_TANH: break;
-    case TL_OP_RELU6: case TL_OP_LEAKY_RELU: case TL_OP_GELU: case TL_OP_SILU: if (infer) break; return -1;
+    case TL_OP_RELU: case TL_OP_RELU6: case TL_OP_FLATTEN: case TL_OP_SIGMOID: case TL_OP_TANH: break;
+    case TL_OP_LEAKY_RELU: case TL_OP_GELU: case TL_OP_SILU: if (infer) break; return -1;
     case TL_OP_BATCH_NORM: if (infer && !tl__on_device(net)) break; return -1;
     case TL_OP_ADD:                                   // a folded batch norm, if the other input is there before it
         for (int k = 0; k < 2; k++) {
@@ -4099,11 +4112,14 @@ static int tl__overwrites(const tl_net *net, int i, int train)
 static void tl__plan_fusion(tl_net *net, int i, int train)
 {
     tl__node *node = &net->nodes[i], *x = node->alias >= 0 ? &net->nodes[node->alias] : NULL;
-    node->fused = node->folded = 0;
+    int device = tl__on_device(net);
+    node->fused = TL_OP_NONE;
+    node->folded = 0;
     if (!x) return;
-    if (node->op == TL_OP_RELU && (x->op == TL_OP_BATCH_NORM || x->folded || (tl__is_conv(x->op) && !tl__on_device(net))))
-        node->fused = x->fused = 1;
-    if (node->op == TL_OP_BATCH_NORM && tl__is_conv(x->op) && !train && !net->exact && !tl__on_device(net))
+    if (tl__is_clip(node->op) && (x->op == TL_OP_BATCH_NORM || x->folded || (tl__is_conv(x->op) && !device)) &&
+        (node->op == TL_OP_RELU || !device))
+        node->fused = x->fused = node->op;
+    if (node->op == TL_OP_BATCH_NORM && tl__is_conv(x->op) && !train && !net->exact && !device)
         node->folded = x->folded = i;
     if (node->op == TL_OP_ADD) node->folded = x->folded = net->nodes[x->alias].folded = i;
 }
@@ -5262,61 +5278,200 @@ static tl__scratch tl__conv_plain_scratch(const tl__conv *cv)
     return need;
 }
 
-// ---- depthwise -----------------------------------------------------------------------------
+#if TL__SIMD
+
+// ---- fast: depthwise -----------------------------------------------------------------------
 //
-//  With as many groups as channels there is no sum over channels, so nothing for a tile to reuse; a plain
-//  loop with the channels innermost runs at the speed of memory.
+//  With as many groups as channels there is no sum over channels, so nothing for the tile to reuse, and memory sets the
+//  pace. A run is some outputs of a row that meet the same taps: all but those at its ends. Each vector of channels goes
+//  along the run, eight outputs at a time, which share the load of a tap's weights. The gradient with respect to x is
+//  the same with dy under the taps, where only every sw-th position of a row meets the same ones.
+
+typedef struct tl__depthwise_run {
+    float *to;                         // the first output; backward_weights: dy there
+    const float *from, *w;             // what lies under the taps
+    ptrdiff_t to_step, from_step;      // from one output to the next
+    int   count, taps;
+    ptrdiff_t at[TL__TAPS_MAX];        // of each tap: what lies under it for the first output,
+    ptrdiff_t weights[TL__TAPS_MAX];   // and its weights
+    const float *scale, *bias;
+    float *dw;
+    int   add;
+    float ceiling;
+    ptrdiff_t add_at;                  // as in a tile
+} tl__depthwise_run;
+
+// For channels k0 .. k1-1, whole vectors: the outputs of a run, or what it adds to the gradient of the weights.
+#define TL__DEFINE_DEPTHWISE(NAME, ATTRIBUTE, VECTOR, LANES, CHOOSE)                                            \
+    TL__INLINE void NAME##_block(const tl__depthwise_run *p, int k, int first, int COUNT)                       \
+    {                                                                                                           \
+        VECTOR sum[8], zero = {0};                                                                              \
+        TL__UNROLL for (int i = 0; i < COUNT; i++) sum[i] = zero;                                               \
+        for (int t = 0; t < p->taps; t++) {                                                                     \
+            const float *x = p->from + p->at[t] + first * p->from_step + k;                                     \
+            VECTOR w = *(const VECTOR *)(p->w + p->weights[t] + k);                                             \
+            TL__UNROLL for (int i = 0; i < COUNT; i++) sum[i] += *(const VECTOR *)(x + i * p->from_step) * w;   \
+        }                                                                                                       \
+        float *to = p->to + first * p->to_step + k;                                                             \
+        VECTOR shift = p->bias ? *(const VECTOR *)(p->bias + k) : zero, ceiling = zero + p->ceiling;            \
+        TL__UNROLL for (int i = 0; i < COUNT; i++, to += p->to_step) {                                          \
+            VECTOR y = p->scale ? sum[i] * *(const VECTOR *)(p->scale + k) + shift : sum[i] + shift;            \
+            if (p->add) y += *(const VECTOR *)(to + p->add_at);                                                 \
+            if (p->ceiling > 0) y = TL__CLIP(CHOOSE, VECTOR, y, zero, ceiling);                                 \
+            *(VECTOR *)to = y;                                                                                  \
+        }                                                                                                       \
+    }                                                                                                           \
+    ATTRIBUTE static void NAME##_outputs(const tl__depthwise_run *p, int k0, int k1)                            \
+    {                                                                                                           \
+        for (int k = k0; k < k1; k += LANES) {                                                                  \
+            int i = 0;                                                                                          \
+            for (; i + 8 <= p->count; i += 8) NAME##_block(p, k, i, 8);                                         \
+            for (; i + 4 <= p->count; i += 4) NAME##_block(p, k, i, 4);                                         \
+            for (; i < p->count; i++) NAME##_block(p, k, i, 1);                                                 \
+        }                                                                                                       \
+    }                                                                                                           \
+    TL__INLINE void NAME##_taps(const tl__depthwise_run *p, int k, int first, int COUNT)                        \
+    {                                                                                                           \
+        VECTOR sum[9], zero = {0};                                                                              \
+        const float *x = p->from + k, *dy = p->to + k;                                                          \
+        TL__UNROLL for (int t = 0; t < COUNT; t++) sum[t] = zero;                                               \
+        for (int i = 0; i < p->count; i++, x += p->from_step, dy += p->to_step) {                               \
+            VECTOR g = *(const VECTOR *)dy;                                                                     \
+            TL__UNROLL for (int t = 0; t < COUNT; t++) sum[t] += *(const VECTOR *)(x + p->at[first + t]) * g;   \
+        }                                                                                                       \
+        TL__UNROLL for (int t = 0; t < COUNT; t++) *(VECTOR *)(p->dw + p->weights[first + t] + k) += sum[t];    \
+    }                                                                                                           \
+    ATTRIBUTE static void NAME##_weights(const tl__depthwise_run *p, int k0, int k1)                            \
+    {                                                                                                           \
+        for (int k = k0; k < k1; k += LANES) {                                                                  \
+            int t = 0;                                                                                          \
+            for (; t + 9 <= p->taps; t += 9) NAME##_taps(p, k, t, 9);                                           \
+            for (; t + 3 <= p->taps; t += 3) NAME##_taps(p, k, t, 3);                                           \
+            for (; t < p->taps; t++) NAME##_taps(p, k, t, 1);                                                   \
+        }                                                                                                       \
+    }                                                                                                           \
+    static const tl__depthwise_kernels NAME = { LANES, { NAME##_outputs, NAME##_weights } };
+
+typedef struct tl__depthwise_kernels {
+    int lanes;
+    void (*run[2])(const tl__depthwise_run *p, int k0, int k1);        // outputs, weights
+} tl__depthwise_kernels;
+
+TL__DEFINE_DEPTHWISE(tl__depthwise_scalar, TL__BASELINE, float, 1, TL__CHOOSE_NUMBER)
+TL__DEFINE_DEPTHWISE(tl__depthwise_v128, TL__BASELINE, tl__v4, 4, TL__CHOOSE)
+#if TL__X86
+TL__DEFINE_DEPTHWISE(tl__depthwise_avx2, TL__TARGET("avx2,fma"), tl__v8, 8, TL__CHOOSE)
+TL__DEFINE_DEPTHWISE(tl__depthwise_avx512, TL__TARGET("avx512f,fma"), tl__v16, 16, TL__CHOOSE)
+#endif
+
+static const tl__depthwise_kernels *tl__depthwise_for(const tl__simd_kernels *simd)
+{
+#if TL__X86
+    if (simd->lanes == 8) return &tl__depthwise_avx2;
+    if (simd->lanes == 16) return &tl__depthwise_avx512;
+#endif
+    (void)simd;
+    return &tl__depthwise_v128;
+}
 
 static int tl__is_depthwise(const tl__conv *cv)
 {
-    return cv->groups == cv->s.c && cv->out == cv->s.c;
+    return cv->groups > 1 && cv->groups == cv->s.c && cv->out == cv->s.c;
 }
 
-// Output rows i0 .. i1-1 of sample n.
-static void tl__depthwise_forward(const tl__conv *cv, const tl__arrays *arrays, int n, int i0, int i1)
+// Which input lies under tap k of output `position`; adjoint: which output has input `position` under it. -1: none.
+static int tl__under_tap(int position, int k, int stride, int pad, int dilation, int size, int adjoint)
 {
-    const tl__window *s = &cv->s;
-    const tl_real *x = arrays->x[0] + (size_t)n * s->h * s->w * s->c, *w = arrays->w;
-    const tl_real *bias = arrays->bias, *scale = arrays->scale;
-    tl_real *y = arrays->y + (size_t)n * s->oh * s->ow * s->c;
-    for (int i = i0; i < i1; i++)
-    for (int j = 0; j < s->ow; j++) {
-        tl_real *to = y + ((size_t)i * s->ow + j) * s->c;
-        for (int c = 0; c < s->c; c++) to[c] = bias && !scale ? bias[c] : 0;
+    int at = adjoint ? position + pad - k * dilation : position * stride - pad + k * dilation;
+    if (adjoint && (at < 0 || at % stride)) return -1;
+    if (adjoint) at /= stride;
+    return at < size ? tl__max(at, -1) : -1;
+}
+
+typedef struct tl__depthwise_job {
+    const tl__conv *cv;
+    tl__conv_pass pass;
+    const tl__arrays *arrays;
+    const tl__depthwise_kernels *kernels;
+    int   blocks;                      // units of a sample
+    float *partial;                    // backward_weights: the sums of each unit
+} tl__depthwise_job;
+
+// One row of a pass. `run` lacks what depends on the place.
+static void tl__depthwise_row(const tl__depthwise_job *job, int row, tl__depthwise_run *run)
+{
+    const tl__window *s = &job->cv->s;
+    int adjoint = job->pass == TL__BACKWARD_DATA, hop = adjoint ? s->sw : 1, width = adjoint ? s->w : s->ow, c = s->c;
+    int from_h = adjoint ? s->oh : s->h, from_w = adjoint ? s->ow : s->w, reach = (s->kw - 1) * s->dw;
+    int inner0 = adjoint ? reach - s->pl : tl__ceil_div(s->pl, s->sw);         // from here to inner1 no tap lies outside
+    int inner1 = adjoint ? s->ow * s->sw - s->pl : tl__floor_div(s->w - 1 + s->pl - reach, s->sw) + 1;
+    int lanes = job->kernels->lanes, whole = c / lanes * lanes, weights = job->pass == TL__BACKWARD_WEIGHTS;
+    float *line = run->to;
+    inner1 = tl__min(inner1, width);
+    for (int phase = 0; phase < hop && phase < width; phase++)
+    for (int x = phase; x < width; x += run->count * hop) {
+        run->taps = 0;
         for (int ky = 0; ky < s->kh; ky++)
         for (int kx = 0; kx < s->kw; kx++) {
-            int yy = i * s->sh - s->pt + ky * s->dh, xx = j * s->sw - s->pl + kx * s->dw;
-            if (yy < 0 || yy >= s->h || xx < 0 || xx >= s->w) continue;
-            const tl_real *from = x + ((size_t)yy * s->w + xx) * s->c, *tap = w + (size_t)(ky * s->kw + kx) * s->c;
-            for (int c = 0; c < s->c; c++) to[c] += from[c] * tap[c];
+            int y_at = tl__under_tap(row, ky, s->sh, s->pt, s->dh, from_h, adjoint);
+            int x_at = tl__under_tap(x, kx, s->sw, s->pl, s->dw, from_w, adjoint);
+            if (y_at < 0 || x_at < 0) continue;
+            run->at[run->taps] = ((ptrdiff_t)y_at * from_w + x_at) * c;
+            run->weights[run->taps++] = (ptrdiff_t)(ky * s->kw + kx) * c;
         }
-        for (int c = 0; c < s->c && scale; c++) to[c] = to[c] * scale[c] + bias[c];
-        for (int c = 0; c < s->c && arrays->sum; c++) to[c] += arrays->sum[to - arrays->y + c];
-        for (int c = 0; c < s->c && arrays->relu; c++) to[c] = to[c] < 0 ? 0 : to[c];
+        run->count = x >= inner0 && x < inner1 ? (inner1 - 1 - x) / hop + 1 : 1;
+        run->to = line + (ptrdiff_t)x * c;
+        if (whole) job->kernels->run[weights](run, 0, whole);
+        if (whole < c) tl__depthwise_scalar.run[weights](run, whole, c);
     }
 }
 
-// One sample. Both gradients are optional; dw is added to.
-static void tl__depthwise_backward(const tl__conv *cv, const tl_real *x, const tl_real *w, const tl_real *dy,
-                                   tl_real *dx, int add, tl_real *dw)
+static void tl__depthwise_unit(void *user, int unit, int worker)
 {
-    const tl__window *s = &cv->s;
-    if (dx && !add) memset(dx, 0, (size_t)s->h * s->w * s->c * sizeof *dx);
-    for (int i = 0; i < s->oh; i++)
-    for (int j = 0; j < s->ow; j++) {
-        const tl_real *from = dy + ((size_t)i * s->ow + j) * s->c;
-        for (int ky = 0; ky < s->kh; ky++)
-        for (int kx = 0; kx < s->kw; kx++) {
-            int yy = i * s->sh - s->pt + ky * s->dh, xx = j * s->sw - s->pl + kx * s->dw;
-            if (yy < 0 || yy >= s->h || xx < 0 || xx >= s->w) continue;
-            size_t at = ((size_t)yy * s->w + xx) * s->c, tap = (size_t)(ky * s->kw + kx) * s->c;
-            if (dx) for (int c = 0; c < s->c; c++) dx[at + c] += from[c] * w[tap + c];
-            if (dw) for (int c = 0; c < s->c; c++) dw[tap + c] += from[c] * x[at + c];
-        }
+    const tl__depthwise_job *job = (const tl__depthwise_job *)user;
+    const tl__arrays *arrays = job->arrays;
+    const tl__window *s = &job->cv->s;
+    int data = job->pass == TL__BACKWARD_DATA, weights = job->pass == TL__BACKWARD_WEIGHTS;
+    int n = unit / job->blocks, block = unit % job->blocks, rows = data ? s->h : s->oh, width = data ? s->w : s->ow;
+    size_t x_sample = (size_t)s->h * s->w * s->c, y_sample = (size_t)s->oh * s->ow * s->c, row_size = (size_t)width * s->c;
+    float *x = arrays->x[0] + x_sample * n, *y = arrays->y + y_sample * n, *to = data ? x : y;
+    size_t values = (size_t)s->kh * s->kw * s->c;
+    tl__depthwise_run run;
+    run.from = data ? y : x;
+    run.w = arrays->w;
+    run.to_step = data ? (ptrdiff_t)s->sw * s->c : s->c;
+    run.from_step = data ? s->c : (ptrdiff_t)s->sw * s->c;
+    run.scale = arrays->scale;
+    run.bias = arrays->bias;
+    run.ceiling = arrays->ceiling;
+    run.add = arrays->sum || (data ? arrays->add_x[0] : arrays->add_y);
+    run.add_at = arrays->sum ? arrays->sum - (data ? arrays->x[0] : arrays->y) : 0;
+    run.dw = job->partial + values * unit;
+    (void)worker;
+    if (weights) memset(run.dw, 0, values * sizeof *run.dw);
+    for (int i = rows * block / job->blocks; i < rows * (block + 1) / job->blocks; i++) {
+        run.to = to + row_size * i;
+        tl__depthwise_row(job, i, &run);
     }
 }
 
-#if TL__SIMD
+// backward_weights leaves a sum for each unit, of which there are no more than samples, or eight.
+static size_t tl__depthwise_scratch(const tl__conv *cv)
+{
+    return (size_t)cv->s.kh * cv->s.kw * cv->s.c * tl__max(cv->n, 8);
+}
+
+static void tl__depthwise(tl_pool *pool, const tl__simd_kernels *simd, const tl__conv *cv, tl__conv_pass pass,
+                          const tl__arrays *arrays, float *shared)
+{
+    int rows = pass == TL__BACKWARD_DATA ? cv->s.h : cv->s.oh;
+    int blocks = tl__min(rows, pass == TL__BACKWARD_WEIGHTS ? tl__max(1, 8 / cv->n) : 8);
+    tl__depthwise_job job = { cv, pass, arrays, tl__depthwise_for(simd), blocks, shared };
+    size_t values = (size_t)cv->s.kh * cv->s.kw * cv->s.c;
+    tl_parallel_for(pool, cv->n * blocks, tl__depthwise_unit, &job);
+    for (int unit = 0; unit < cv->n * blocks && pass == TL__BACKWARD_WEIGHTS; unit++)
+        for (size_t i = 0; i < values; i++) arrays->w[i] += shared[values * unit + i];
+}
 
 // ---- fast: weights in panels ---------------------------------------------------------------
 
@@ -5381,8 +5536,6 @@ static void tl__copy_padded(const float *x, int h, int w, int c, int c0, int cha
     }
 }
 
-static int tl__floor_div(int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
-
 // ---- fast: the three passes ----------------------------------------------------------------
 
 // What the units of one pass share.
@@ -5390,8 +5543,8 @@ typedef struct tl__conv_job {
     tl__conv cv;
     const tl__simd_kernels *simd;
     const float *x, *w, *bias, *scale, *dy;
-    float *y, *dx;
-    int   add, relu;
+    float *y, *dx, ceiling;
+    int   add;
     ptrdiff_t add_at;
     float *packed, *packed_bias;      // panels of all groups
     int   tap_order[TL__TAPS_MAX];    // backward_data: taps sorted by phase
@@ -5523,7 +5676,7 @@ static void tl__conv_forward_unit(void *user, int unit, int worker)
         tile.c_row = cv->out;
         tile.add = job->add;
         tile.add_at = job->add_at;
-        tile.relu = job->relu;
+        tile.ceiling = job->ceiling;
         for (int p = 0; p < job->panels.count; p++) {
             int vectors = tl__panel_vectors(&job->panels, out_g, p), o0 = p * job->panels.width;
             tile.b = job->packed + g * job->group_stride + p * job->panels.stride;
@@ -5572,7 +5725,7 @@ static void tl__conv_backward_data_unit(void *user, int unit, int worker)
     tile.c_row = (ptrdiff_t)s->sw * s->c;
     tile.add = job->add;
     tile.add_at = job->add_at;
-    tile.relu = job->relu;
+    tile.ceiling = job->ceiling;
     for (int g = 0; g < cv->groups; g++) {
         if (!in_place) {
             tl__copy_padded(dy, s->oh, s->ow, cv->out, g * out_g, out_g, first_row, last_row - first_row + 1, first_col,
@@ -5792,7 +5945,7 @@ static void tl__conv_fast(tl_pool *pool, const tl__simd_kernels *simd, const tl_
     job.w = arrays->w;
     job.bias = arrays->bias;
     job.scale = arrays->scale;
-    job.relu = arrays->relu;
+    job.ceiling = arrays->ceiling;
     job.packed = job.partial = shared;
     job.packed_bias = job.bias ? shared + job.group_stride * cv->groups : NULL;
     job.rows = worker;
@@ -5923,10 +6076,11 @@ static const float tl__winograd_g[6][3] = {
     }                                                                                                           \
     ATTRIBUTE static void NAME##_output(const float *m, ptrdiff_t plane, ptrdiff_t block, int vectors,          \
                                         const float *bias, float *y, ptrdiff_t row, ptrdiff_t pixel,            \
-                                        const float *add, int relu)                                             \
+                                        const float *add, float limit)                                          \
     {                                                                                                           \
         for (int b = 0; b < vectors; b++, m += block) {                                                         \
             VECTOR t[36], zero = {0}, shift = bias ? *(const VECTOR *)(bias + b * LANES) : zero;                \
+            VECTOR ceiling = zero + limit;                                                                      \
             TL__UNROLL for (int i = 0; i < 36; i++) t[i] = *(const VECTOR *)(m + i * plane);                    \
             TL__UNROLL for (int j = 0; j < 6; j++) TL__WINO_OUTPUT(VECTOR, t + j, 6, t + j);                    \
             TL__UNROLL for (int i = 0; i < 4; i++) TL__WINO_OUTPUT(VECTOR, t + 6 * i, 1, t + 6 * i);            \
@@ -5936,7 +6090,8 @@ static const float tl__winograd_g[6][3] = {
                 TL__UNROLL for (int i = 0; i < 4; i++, from += row)                                             \
                     TL__UNROLL for (int j = 0; j < 4; j++) t[6 * i + j] += *(const VECTOR *)(from + j * pixel); \
             }                                                                                                   \
-            if (relu) TL__UNROLL for (int i = 0; i < 24; i++) t[i] = TL__RELU(VECTOR, t[i]);                    \
+            if (limit > 0)                                                                                      \
+                TL__UNROLL for (int i = 0; i < 24; i++) t[i] = TL__CLIP(TL__CHOOSE, VECTOR, t[i], zero, ceiling); \
             float *to = y + b * LANES;                                                                          \
             TL__UNROLL for (int i = 0; i < 4; i++, to += row)                                                   \
                 TL__UNROLL for (int j = 0; j < 4; j++) *(VECTOR *)(to + j * pixel) = t[6 * i + j];              \
@@ -6057,7 +6212,7 @@ typedef struct tl__winograd_kernels {
     void (*input)(const float *d, ptrdiff_t row, ptrdiff_t pixel, int vectors, float *v, ptrdiff_t plane,
                   ptrdiff_t block);
     void (*output)(const float *m, ptrdiff_t plane, ptrdiff_t block, int vectors, const float *bias, float *y,
-                   ptrdiff_t row, ptrdiff_t pixel, const float *add, int relu);
+                   ptrdiff_t row, ptrdiff_t pixel, const float *add, float ceiling);
     void (*gradient)(const float *y, ptrdiff_t row, ptrdiff_t pixel, int vectors, float *z, ptrdiff_t plane,
                      ptrdiff_t block);
     void (*weights)(const float *w, const float *scale, float *u, ptrdiff_t plane);
@@ -6109,7 +6264,7 @@ typedef struct tl__winograd_job {
     tl__arrays from, to;                  // the image that is read and the one that is written, as its x; the gradient
                                           // that backward_weights reads is to.x[0]
     const float *bias, *scale;
-    int   relu;
+    float ceiling;
     float *packed;                        // 36 times the panels
     int   flip;                           // weights for backward_data
     tl__panels panels;
@@ -6271,7 +6426,7 @@ static void tl__winograd_write(const tl__winograd_job *job, int first, int count
             if (!to) {
                 // a part that wants no gradient
             } else if (y + 4 <= job->oh && x + 4 <= job->ow && c == pixel) {
-                job->kernels->output(from, plane, block, vectors, bias, to, row, c, add, job->relu);
+                job->kernels->output(from, plane, block, vectors, bias, to, row, c, add, job->ceiling);
             } else {
                 job->kernels->output(from, plane, block, vectors, bias, patch, 4 * pixel, pixel, NULL, 0);
                 for (int i = 0; i < 4 && y + i < job->oh; i++)
@@ -6279,7 +6434,7 @@ static void tl__winograd_write(const tl__winograd_job *job, int first, int count
                 for (int k = 0; k < c; k++) {
                     ptrdiff_t at = i * row + j * c + k;
                     float value = patch[(i * 4 + j) * pixel + k] + (add ? add[at] : 0);
-                    to[at] = value < 0 && job->relu ? 0 : value;
+                    to[at] = job->ceiling > 0 ? TL__CLIP(TL__CHOOSE_NUMBER, float, value, 0, job->ceiling) : value;
                 }
             }
             from += vectors * block;
@@ -6360,7 +6515,7 @@ static void tl__winograd(tl_pool *pool, const tl__simd_kernels *simd, const tl__
     job.to = job.flip ? *arrays : y;
     job.weights = arrays->w;
     job.scale = arrays->scale;
-    job.relu = arrays->relu;
+    job.ceiling = arrays->ceiling;
     job.packed = job.partial = shared;
     job.work = worker;
     job.worker_stride = worker_stride;
@@ -6446,7 +6601,8 @@ typedef struct tl__bn_rows {
     const tl_real *x, *dy;              // dy: NULL: forward
     tl_real *out;                       // y or dx
     size_t  rows;
-    int     c, relu, add;               // relu: one has followed: where y <= 0, dy counts as 0; add: dx +=
+    int     c, add;                     // add: dx +=
+    tl_real ceiling;                    // above 0: y is kept between 0 and this, and dy counts as 0 where it was not inside
     const tl_real *origin;              // what x is counted from: a value of its own, backward its mean
     const tl_real *scale, *shift;       // y = scale*x + shift
     const tl_real *slope, *offset;      // dx = scale*dy + slope*(x - mean) + offset
@@ -6454,20 +6610,21 @@ typedef struct tl__bn_rows {
 } tl__bn_rows;
 
 // For channels k0 .. k1-1, whole vectors. A channel's sums stay in a register for a run of rows; then they go on in double.
-#define TL__DEFINE_BATCH_NORM(NAME, ATTRIBUTE, VECTOR, LANES, UNLESS)                                           \
+#define TL__DEFINE_BATCH_NORM(NAME, ATTRIBUTE, VECTOR, LANES, CHOOSE)                                           \
     ATTRIBUTE static void NAME##_sums(const tl__bn_rows *p, int k0, int k1)                                     \
     {                                                                                                           \
         for (size_t run = 0; run < p->rows; run += TL__BN_RUN)                                                  \
         for (int k = k0; k < k1; k += LANES) {                                                                  \
             VECTOR zero = {0}, s = zero, q = zero, origin = *(const VECTOR *)(p->origin + k);                   \
-            VECTOR scale = zero, shift = zero;                                                                  \
-            if (p->relu) scale = *(const VECTOR *)(p->scale + k), shift = *(const VECTOR *)(p->shift + k);      \
+            VECTOR scale = zero, shift = zero, ceiling = zero + p->ceiling;                                     \
+            if (p->ceiling > 0) scale = *(const VECTOR *)(p->scale + k), shift = *(const VECTOR *)(p->shift + k);      \
             size_t at = run * p->c + k, count = p->rows - run < TL__BN_RUN ? p->rows - run : TL__BN_RUN;        \
             for (size_t row = 0; row < count; row++, at += p->c) {                                              \
                 VECTOR x = *(const VECTOR *)(p->x + at), d = x - origin, g = d;                                 \
                 if (p->dy) {                                                                                    \
                     g = *(const VECTOR *)(p->dy + at);                                                          \
-                    if (p->relu) g = UNLESS(VECTOR, x * scale + shift <= zero, g);                              \
+                    VECTOR y = x * scale + shift;                                                               \
+                    if (p->ceiling > 0) g = CHOOSE(VECTOR, (y <= zero) | (y >= ceiling), zero, g);              \
                 }                                                                                               \
                 s += g;                                                                                         \
                 q += g * d;                                                                                     \
@@ -6479,25 +6636,25 @@ typedef struct tl__bn_rows {
     }                                                                                                           \
     ATTRIBUTE static void NAME##_apply(const tl__bn_rows *p, int k0, int k1)                                    \
     {                                                                                                           \
-        VECTOR zero = {0};                                                                                      \
+        VECTOR zero = {0}, ceiling = zero + p->ceiling;                                                         \
         size_t at = 0;                                                                                          \
         for (size_t row = 0; row < p->rows; row++, at += p->c)                                                  \
             for (int k = k0; k < k1; k += LANES) {                                                              \
                 VECTOR y = *(const VECTOR *)(p->x + at + k) * *(const VECTOR *)(p->scale + k) +                 \
                            *(const VECTOR *)(p->shift + k);                                                     \
-                if (p->relu) y = UNLESS(VECTOR, y < zero, y);                                                   \
+                if (p->ceiling > 0) y = TL__CLIP(CHOOSE, VECTOR, y, zero, ceiling);                             \
                 *(VECTOR *)(p->out + at + k) = y;                                                               \
             }                                                                                                   \
     }                                                                                                           \
     ATTRIBUTE static void NAME##_gradient(const tl__bn_rows *p, int k0, int k1)                                 \
     {                                                                                                           \
-        VECTOR zero = {0};                                                                                      \
+        VECTOR zero = {0}, ceiling = zero + p->ceiling;                                                         \
         size_t at = 0;                                                                                          \
         for (size_t row = 0; row < p->rows; row++, at += p->c)                                                  \
             for (int k = k0; k < k1; k += LANES) {                                                              \
                 VECTOR x = *(const VECTOR *)(p->x + at + k), scale = *(const VECTOR *)(p->scale + k);           \
                 VECTOR y = x * scale + *(const VECTOR *)(p->shift + k), g = *(const VECTOR *)(p->dy + at + k);  \
-                if (p->relu) g = UNLESS(VECTOR, y <= zero, g);                                                  \
+                if (p->ceiling > 0) g = CHOOSE(VECTOR, (y <= zero) | (y >= ceiling), zero, g);                  \
                 g = scale * g + *(const VECTOR *)(p->slope + k) * (x - *(const VECTOR *)(p->origin + k)) +      \
                     *(const VECTOR *)(p->offset + k);                                                           \
                 VECTOR *to = (VECTOR *)(p->out + at + k);                                                       \
@@ -6514,14 +6671,13 @@ typedef struct tl__bn_kernels {
     void (*run[3])(const tl__bn_rows *p, int k0, int k1);
 } tl__bn_kernels;
 
-#define TL__SCALAR_UNLESS(VECTOR, comparison, x) ((comparison) ? 0 : (x))
-TL__DEFINE_BATCH_NORM(tl__bn_plain, , tl_real, 1, TL__SCALAR_UNLESS)
+TL__DEFINE_BATCH_NORM(tl__bn_plain, , tl_real, 1, TL__CHOOSE_NUMBER)
 #if TL__SIMD
-TL__DEFINE_BATCH_NORM(tl__bn_v128, TL__BASELINE, tl__v4, 4, TL__UNLESS)
+TL__DEFINE_BATCH_NORM(tl__bn_v128, TL__BASELINE, tl__v4, 4, TL__CHOOSE)
 #endif
 #if TL__X86
-TL__DEFINE_BATCH_NORM(tl__bn_avx2, TL__TARGET("avx2,fma"), tl__v8, 8, TL__UNLESS)
-TL__DEFINE_BATCH_NORM(tl__bn_avx512, TL__TARGET("avx512f,fma"), tl__v16, 16, TL__UNLESS)
+TL__DEFINE_BATCH_NORM(tl__bn_avx2, TL__TARGET("avx2,fma"), tl__v8, 8, TL__CHOOSE)
+TL__DEFINE_BATCH_NORM(tl__bn_avx512, TL__TARGET("avx512f,fma"), tl__v16, 16, TL__CHOOSE)
 #endif
 
 static const tl__bn_kernels *tl__bn_for(tl_isa isa)
@@ -6806,50 +6962,38 @@ static void tl__layer_norm_backward(const tl_real *x, const tl_real *dy, tl_real
 // >>activation: the nonlinear functions
 //
 //  Each works on `count` numbers, one at a time, so a caller may cut the array anywhere. The backward kernel multiplies
-//  dy by the derivative, written in whichever of x and y is cheaper: y for ReLU, sigmoid and tanh, x for the others.
+//  dy by the derivative, written in whichever of x and y is cheaper: y for ReLU, ReLU6, sigmoid and tanh, x for the others.
 //  Where a derivative jumps, the value at the corner is torch's. Comparisons are written so that a NaN passes
 //  through: a diverging network must show it. Numbers are read before they are chosen from, which compilers vectorise.
 //
 //  Sources: GELU: Hendrycks and Gimpel 2016; SiLU (swish): Elfwing et al. 2017, Ramachandran et al. 2017.
 // ============================================================================================
 
-static void tl__relu_forward(const tl_real *x, tl_real *y, size_t count)
+// ReLU: the ceiling is infinite; ReLU6: it is 6.
+TL__INLINE void tl__clip_forward(const tl_real *x, tl_real *y, size_t count, tl_real ceiling)
 {
-    for (size_t i = 0; i < count; i++) y[i] = x[i] < 0 ? 0 : x[i];
+    for (size_t i = 0; i < count; i++) y[i] = TL__CLIP(TL__CHOOSE_NUMBER, tl_real, x[i], 0, ceiling);
 }
 
-static void tl__relu_backward(const tl_real *y, const tl_real *dy, tl_real *dx, size_t count, int add)
+TL__INLINE void tl__clip_backward(const tl_real *y, const tl_real *dy, tl_real *dx, size_t count, tl_real ceiling, int add)
 {
     for (size_t i = 0; i < count; i++) {
         tl_real g = dy[i];
-        tl__put(dx + i, y[i] <= 0 ? 0 : g, add);
+        tl__put(dx + i, ((y[i] <= 0) | (y[i] >= ceiling)) ? 0 : g, add);
     }
 }
 
-static void tl__leaky_relu_forward(const tl_real *x, tl_real *y, size_t count, tl_real slope)
+TL__INLINE void tl__leaky_relu_forward(const tl_real *x, tl_real *y, size_t count, tl_real slope)
 {
     for (size_t i = 0; i < count; i++) y[i] = x[i] < 0 ? slope * x[i] : x[i];
 }
 
-static void tl__leaky_relu_backward(const tl_real *x, const tl_real *dy, tl_real *dx, size_t count, tl_real slope,
+TL__INLINE void tl__leaky_relu_backward(const tl_real *x, const tl_real *dy, tl_real *dx, size_t count, tl_real slope,
                                     int add)
 {
     for (size_t i = 0; i < count; i++) {
         tl_real g = dy[i];
         tl__put(dx + i, x[i] > 0 ? g : slope * g, add);
-    }
-}
-
-static void tl__relu6_forward(const tl_real *x, tl_real *y, size_t count)
-{
-    for (size_t i = 0; i < count; i++) y[i] = x[i] < 0 ? 0 : x[i] > 6 ? 6 : x[i];
-}
-
-static void tl__relu6_backward(const tl_real *x, const tl_real *dy, tl_real *dx, size_t count, int add)
-{
-    for (size_t i = 0; i < count; i++) {
-        tl_real g = dy[i];
-        tl__put(dx + i, ((x[i] <= 0) | (x[i] >= 6)) ? 0 : g, add);
     }
 }
 
@@ -6860,34 +7004,34 @@ TL__INLINE tl_real tl__sigmoid(tl_real x)
     return (x < 0 ? e : 1) / (1 + e);
 }
 
-static void tl__sigmoid_forward(const tl_real *x, tl_real *y, size_t count)
+TL__INLINE void tl__sigmoid_forward(const tl_real *x, tl_real *y, size_t count)
 {
     for (size_t i = 0; i < count; i++) y[i] = tl__sigmoid(x[i]);
 }
 
-static void tl__sigmoid_backward(const tl_real *y, const tl_real *dy, tl_real *dx, size_t count, int add)
+TL__INLINE void tl__sigmoid_backward(const tl_real *y, const tl_real *dy, tl_real *dx, size_t count, int add)
 {
     for (size_t i = 0; i < count; i++) tl__put(dx + i, dy[i] * y[i] * (1 - y[i]), add);
 }
 
-static void tl__tanh_forward(const tl_real *x, tl_real *y, size_t count)
+TL__INLINE void tl__tanh_forward(const tl_real *x, tl_real *y, size_t count)
 {
     for (size_t i = 0; i < count; i++) y[i] = tl__tanh(x[i]);
 }
 
-static void tl__tanh_backward(const tl_real *y, const tl_real *dy, tl_real *dx, size_t count, int add)
+TL__INLINE void tl__tanh_backward(const tl_real *y, const tl_real *dy, tl_real *dx, size_t count, int add)
 {
     for (size_t i = 0; i < count; i++) tl__put(dx + i, dy[i] * (1 - y[i] * y[i]), add);
 }
 
 // x Phi(x), Phi the normal distribution; the derivative is Phi(x) + x phi(x).
-static void tl__gelu_forward(const tl_real *x, tl_real *y, size_t count)
+TL__INLINE void tl__gelu_forward(const tl_real *x, tl_real *y, size_t count)
 {
     const tl_real root_half = (tl_real)0.70710678118654752440;
     for (size_t i = 0; i < count; i++) y[i] = (tl_real)0.5 * x[i] * (1 + tl__erf(x[i] * root_half));
 }
 
-static void tl__gelu_backward(const tl_real *x, const tl_real *dy, tl_real *dx, size_t count, int add)
+TL__INLINE void tl__gelu_backward(const tl_real *x, const tl_real *dy, tl_real *dx, size_t count, int add)
 {
     const tl_real root_half = (tl_real)0.70710678118654752440, density_at_0 = (tl_real)0.39894228040143267794;
     for (size_t i = 0; i < count; i++) {
@@ -6897,12 +7041,12 @@ static void tl__gelu_backward(const tl_real *x, const tl_real *dy, tl_real *dx, 
     }
 }
 
-static void tl__silu_forward(const tl_real *x, tl_real *y, size_t count)
+TL__INLINE void tl__silu_forward(const tl_real *x, tl_real *y, size_t count)
 {
     for (size_t i = 0; i < count; i++) y[i] = x[i] * tl__sigmoid(x[i]);
 }
 
-static void tl__silu_backward(const tl_real *x, const tl_real *dy, tl_real *dx, size_t count, int add)
+TL__INLINE void tl__silu_backward(const tl_real *x, const tl_real *dy, tl_real *dx, size_t count, int add)
 {
     for (size_t i = 0; i < count; i++) {
         tl_real s = tl__sigmoid(x[i]);
@@ -7339,24 +7483,24 @@ static void tl__concat_backward(const tl_real *dy, tl_real *dx, size_t p0, size_
     }
 }
 
-static void tl__add_forward(const tl_real *a, const tl_real *b, tl_real *y, size_t count)
+TL__INLINE void tl__add_forward(const tl_real *a, const tl_real *b, tl_real *y, size_t count)
 {
     for (size_t i = 0; i < count; i++) y[i] = a[i] + b[i];
 }
 
 // For a and for b alike.
-static void tl__add_backward(const tl_real *dy, tl_real *dx, size_t count, int add)
+TL__INLINE void tl__add_backward(const tl_real *dy, tl_real *dx, size_t count, int add)
 {
     for (size_t i = 0; i < count; i++) tl__put(dx + i, dy[i], add);
 }
 
-static void tl__mul_forward(const tl_real *a, const tl_real *b, tl_real *y, size_t count)
+TL__INLINE void tl__mul_forward(const tl_real *a, const tl_real *b, tl_real *y, size_t count)
 {
     for (size_t i = 0; i < count; i++) y[i] = a[i] * b[i];
 }
 
 // For a with other = b, and for b with other = a.
-static void tl__mul_backward(const tl_real *other, const tl_real *dy, tl_real *dx, size_t count, int add)
+TL__INLINE void tl__mul_backward(const tl_real *other, const tl_real *dy, tl_real *dx, size_t count, int add)
 {
     for (size_t i = 0; i < count; i++) tl__put(dx + i, dy[i] * other[i], add);
 }
@@ -8910,6 +9054,10 @@ static void tl__run_conv(tl_net *net, tl__conv_pass pass, const tl__conv *cv, co
     tl_real *shared = net->arena + net->scratch_at;
 #if TL__SIMD
     const tl__simd_kernels *simd = tl__simd(net->isa);
+    if (tl__conv_is_fast(simd, cv) && tl__is_depthwise(cv)) {
+        tl__depthwise(net->pool, simd, cv, pass, arrays, shared);
+        return;
+    }
     if (tl__uses_winograd(net, simd, cv)) {
         tl__winograd(net->pool, simd, cv, pass, arrays, shared, tl__worker_scratch(net, 0), net->scratch_worker);
         return;
@@ -8927,7 +9075,7 @@ static void tl__run_conv(tl_net *net, tl__conv_pass pass, const tl__conv *cv, co
     tl_real *y = forward ? arrays->y : arrays->x[0];
     for (size_t i = 0; i < rows * c && arrays->scale; i++) y[i] = y[i] * arrays->scale[i % c] + arrays->bias[i % c];
     if (arrays->sum) tl__add_forward(y, arrays->sum, y, rows * c);
-    if (arrays->relu) tl__relu_forward(y, y, rows * c);
+    if (arrays->ceiling > 0) tl__clip_forward(y, y, rows * c, arrays->ceiling);
 }
 
 // x of a convolution, or its gradient: the inputs of a concatenation that was not made.
@@ -8946,31 +9094,6 @@ static tl__arrays tl__joined_arrays(const tl_net *net, const tl__node *x, int gr
     return arrays;
 }
 
-static void tl__depthwise_forward_unit(void *user, int unit, int worker)
-{
-    const tl__work *work = (const tl__work *)user;
-    tl__conv cv = tl__node_conv(work->net, work->node, 1);
-    int n = unit / work->blocks, block = unit % work->blocks;
-    int i0 = (int)((int64_t)cv.s.oh * block / work->blocks), i1 = (int)((int64_t)cv.s.oh * (block + 1) / work->blocks);
-    (void)worker;
-    tl__depthwise_forward(&cv, work->arrays, n, i0, i1);
-}
-
-// One sample; its share of the weight gradient goes to its own place.
-static void tl__depthwise_backward_unit(void *user, int n, int worker)
-{
-    const tl__work *work = (const tl__work *)user;
-    tl__conv cv = tl__node_conv(work->net, work->node, 1);
-    size_t weights = (size_t)cv.s.kh * cv.s.kw * cv.out;
-    tl_real *dw = work->shared + weights * n,
-            *dx = work->x->wants_grad ? work->x->grad + tl__sample_count(work->x) * n : NULL;
-    (void)worker;
-    memset(dw, 0, weights * sizeof *dw);
-    tl__depthwise_backward(&cv, work->x->data + tl__sample_count(work->x) * n,
-                           tl__values(work->net, work->node, TL__WEIGHT),
-                           work->node->grad + tl__sample_count(work->node) * n, dx, work->add, dw);
-}
-
 // The batch norm that is a part of a convolution in this pass, for any of the nodes concerned; or NULL.
 static const tl__node *tl__folded_norm(const tl_net *net, const tl__node *node)
 {
@@ -8982,7 +9105,7 @@ static const tl__node *tl__folded_norm(const tl_net *net, const tl__node *node)
 static void tl__fold(const tl_net *net, const tl__node *node, tl__arrays *arrays)
 {
     arrays->bias = tl__values(net, node, TL__BIAS);
-    arrays->relu = node->fused;
+    arrays->ceiling = tl__ceiling(node->fused);
     const tl__node *norm = tl__folded_norm(net, node), *last = &net->nodes[node->folded];
     if (!norm) return;
     tl_real *scale = norm->aux, *shift = scale + node->c;
@@ -8992,7 +9115,7 @@ static void tl__fold(const tl_net *net, const tl__node *node, tl__arrays *arrays
     for (int k = 0; k < node->c && arrays->bias; k++) shift[k] += arrays->bias[k] * scale[k];
     arrays->scale = scale;
     arrays->bias = shift;
-    arrays->relu = last->fused;
+    arrays->ceiling = tl__ceiling(last->fused);
     if (last->op == TL_OP_ADD) arrays->sum = net->nodes[last->input[last->input[0] == last->alias]].data;
 }
 
@@ -9005,15 +9128,7 @@ static void tl__forward_conv(tl_net *net, tl__node *node)
                                                    tl__values(net, node, TL__WEIGHT), NULL)
                                    : tl__joined_arrays(net, x, 0, node);
     tl__fold(net, node, &arrays);
-    if (tl__is_depthwise(&cv) && cv.groups > 1 && !transposed) {
-        tl__work work;
-        memset(&work, 0, sizeof work);
-        work.net = net; work.node = node; work.arrays = &arrays;
-        work.blocks = tl__min(node->h, 8);
-        tl_parallel_for(net->pool, net->batch * work.blocks, tl__depthwise_forward_unit, &work);
-    } else {
-        tl__run_conv(net, transposed ? TL__BACKWARD_DATA : TL__FORWARD, &cv, &arrays);
-    }
+    tl__run_conv(net, transposed ? TL__BACKWARD_DATA : TL__FORWARD, &cv, &arrays);
 }
 
 static void tl__backward_conv(tl_net *net, tl__node *node)
@@ -9031,15 +9146,6 @@ static void tl__backward_conv(tl_net *net, tl__node *node)
         if (dw) tl__run_conv(net, TL__BACKWARD_WEIGHTS, &cv, &arrays);
         arrays = tl__one_array(node->grad, node->c, 0, x->grad, x->grad_written, w, NULL);
         if (x->wants_grad) tl__run_conv(net, TL__FORWARD, &cv, &arrays);
-    } else if (tl__is_depthwise(&cv) && cv.groups > 1) {
-        size_t weights = (size_t)cv.s.kh * cv.s.kw * cv.out;
-        tl__work work;
-        memset(&work, 0, sizeof work);
-        work.net = net; work.node = node; work.x = x; work.shared = shared;
-        work.add = x->grad_written;
-        tl_parallel_for(net->pool, net->batch, tl__depthwise_backward_unit, &work);
-        for (int n = 0; n < net->batch; n++)
-            for (size_t i = 0; i < weights && dw; i++) dw[i] += shared[weights * n + i];
     } else {
         arrays = tl__joined_arrays(net, x, 0, node);
         arrays.y = node->grad;
@@ -9131,7 +9237,7 @@ static void tl__forward_batch_norm(tl_net *net, tl__node *node)
     tl__bn_scale_shift(mean, inv_std, tl__values(net, node, TL__WEIGHT), tl__values(net, node, TL__BIAS), c, scale,
                        shift);
     work.rows.out = node->data;
-    work.rows.relu = node->fused;
+    work.rows.ceiling = tl__ceiling(node->fused);
     tl_parallel_for(net->pool, tl__bn_units(work.count), tl__bn_out_unit, &work);
 }
 
@@ -9145,7 +9251,7 @@ static void tl__backward_batch_norm(tl_net *net, tl__node *node)
     tl__bn_scale_shift(mean, inv_std, tl__values(net, node, TL__WEIGHT), tl__values(net, node, TL__BIAS), c, scale,
                        shift);
     work.rows.dy = node->grad;
-    work.rows.relu = node->fused;
+    work.rows.ceiling = tl__ceiling(node->fused);
     work.rows.origin = mean;
     tl_parallel_for(net->pool, tl__bn_blocks(work.count), tl__bn_sums_unit, &work);
     tl__bn_backward_finish(work.partial, work.count, c, inv_std, scale, tl__uses_batch(net, node),
@@ -9243,15 +9349,14 @@ static void tl__backward_norm(tl_net *net, tl__node *node)
 
 // ---- element by element --------------------------------------------------------------------
 
-static void tl__elements_forward(const tl__work *work, size_t i0, size_t count)
+TL__INLINE void tl__elements_forward(const tl__work *work, size_t i0, size_t count)
 {
     const tl__node *node = work->node;
     const tl_real *x = work->x->data + i0;
     tl_real *y = node->data + i0;
     switch (node->op) {
-    case TL_OP_RELU: tl__relu_forward(x, y, count); break;
+    case TL_OP_RELU: case TL_OP_RELU6: tl__clip_forward(x, y, count, tl__ceiling(node->op)); break;
     case TL_OP_LEAKY_RELU: tl__leaky_relu_forward(x, y, count, (tl_real)node->attr.number.value); break;
-    case TL_OP_RELU6: tl__relu6_forward(x, y, count); break;
     case TL_OP_SIGMOID: tl__sigmoid_forward(x, y, count); break;
     case TL_OP_TANH: tl__tanh_forward(x, y, count); break;
     case TL_OP_GELU: tl__gelu_forward(x, y, count); break;
@@ -9263,16 +9368,15 @@ static void tl__elements_forward(const tl__work *work, size_t i0, size_t count)
 }
 
 // The gradient with respect to input number work->input.
-static void tl__elements_backward(const tl__work *work, size_t i0, size_t count)
+TL__INLINE void tl__elements_backward(const tl__work *work, size_t i0, size_t count)
 {
     const tl__node *node = work->node;
     const tl_real *x = work->x->data + i0, *y = node->data + i0, *dy = node->grad + i0;
     tl_real *dx = work->x->grad + i0;
     int add = work->add;
     switch (node->op) {
-    case TL_OP_RELU: tl__relu_backward(y, dy, dx, count, add); break;
+    case TL_OP_RELU: case TL_OP_RELU6: tl__clip_backward(y, dy, dx, count, tl__ceiling(node->op), add); break;
     case TL_OP_LEAKY_RELU: tl__leaky_relu_backward(x, dy, dx, count, (tl_real)node->attr.number.value, add); break;
-    case TL_OP_RELU6: tl__relu6_backward(x, dy, dx, count, add); break;
     case TL_OP_SIGMOID: tl__sigmoid_backward(y, dy, dx, count, add); break;
     case TL_OP_TANH: tl__tanh_backward(y, dy, dx, count, add); break;
     case TL_OP_GELU: tl__gelu_backward(x, dy, dx, count, add); break;
@@ -9284,20 +9388,51 @@ static void tl__elements_backward(const tl__work *work, size_t i0, size_t count)
     }
 }
 
+// The loops above, compiled for each instruction set.
+typedef void (*tl__elements_fn)(const tl__work *work, size_t i0, size_t count);
+#define TL__DEFINE_ELEMENTS(NAME, ATTRIBUTE)                                                                    \
+    ATTRIBUTE static void NAME##_forward(const tl__work *work, size_t i0, size_t count)                         \
+    {                                                                                                           \
+        tl__elements_forward(work, i0, count);                                                                  \
+    }                                                                                                           \
+    ATTRIBUTE static void NAME##_backward(const tl__work *work, size_t i0, size_t count)                        \
+    {                                                                                                           \
+        tl__elements_backward(work, i0, count);                                                                 \
+    }                                                                                                           \
+    static const tl__elements_fn NAME[2] = { NAME##_forward, NAME##_backward };
+
+TL__DEFINE_ELEMENTS(tl__elements_plain, )
+#if TL__X86
+TL__DEFINE_ELEMENTS(tl__elements_avx2, TL__TARGET("avx2,fma"))
+TL__DEFINE_ELEMENTS(tl__elements_avx512, TL__TARGET("avx512f,fma"))
+#endif
+
+static const tl__elements_fn *tl__elements_for(tl_isa isa)
+{
+#if TL__X86
+    if (isa == TL_ISA_AVX512) return tl__elements_avx512;
+    if (isa == TL_ISA_AVX2) return tl__elements_avx2;
+#endif
+    (void)isa;
+    return tl__elements_plain;
+}
+
+static void tl__elements_unit(const tl__work *work, int unit, int backward)
+{
+    size_t i0 = (size_t)unit * TL__ELEMENTS, left = work->count - i0;
+    tl__elements_for(work->net->isa)[backward](work, i0, left < TL__ELEMENTS ? left : TL__ELEMENTS);
+}
+
 static void tl__elements_forward_unit(void *user, int unit, int worker)
 {
-    const tl__work *work = (const tl__work *)user;
-    size_t i0 = (size_t)unit * TL__ELEMENTS;
     (void)worker;
-    tl__elements_forward(work, i0, work->count - i0 < TL__ELEMENTS ? work->count - i0 : TL__ELEMENTS);
+    tl__elements_unit((const tl__work *)user, unit, 0);
 }
 
 static void tl__elements_backward_unit(void *user, int unit, int worker)
 {
-    const tl__work *work = (const tl__work *)user;
-    size_t i0 = (size_t)unit * TL__ELEMENTS;
     (void)worker;
-    tl__elements_backward(work, i0, work->count - i0 < TL__ELEMENTS ? work->count - i0 : TL__ELEMENTS);
+    tl__elements_unit((const tl__work *)user, unit, 1);
 }
 
 // ---- row by row, sample by sample ----------------------------------------------------------
@@ -9531,7 +9666,7 @@ static void tl__forward_node(tl_net *net, tl__node *node)
     }
     work.x = &net->nodes[node->input[0]];
     if (tl__is_elementwise(net, node)) {
-        int done = node->op == TL_OP_RELU && node->fused && (work.x->op != TL_OP_ADD || tl__folded_norm(net, work.x));
+        int done = tl__is_clip(node->op) && node->fused && (work.x->op != TL_OP_ADD || tl__folded_norm(net, work.x));
         if (done || (work.x->data == node->data && node->op == TL_OP_FLATTEN)) return;
         tl_parallel_for(net->pool, (int)((work.count + TL__ELEMENTS - 1) / TL__ELEMENTS), tl__elements_forward_unit,
                         &work);
@@ -9592,14 +9727,14 @@ static tl__scratch tl__node_scratch(tl_net *net, int index, int batch, int train
     if (node->op != TL_OP_CONV2D && node->op != TL_OP_CONV_TRANSPOSE2D && node->op != TL_OP_DENSE) return need;
     tl__conv cv = tl__node_conv(net, node, batch);
     need.shared = tl__max_size(need.shared, tl__reals_for_doubles((size_t)node->c));        // bias gradient
-    if (tl__is_depthwise(&cv) && cv.groups > 1 && node->op == TL_OP_CONV2D) {
-        if (train) need.shared = tl__max_size(need.shared, (size_t)cv.s.kh * cv.s.kw * cv.out * batch);
-        return need;
-    }
     int fast = 0;
 #if TL__SIMD
     const tl__simd_kernels *simd = tl__simd(net->isa);
     fast = tl__conv_is_fast(simd, &cv);
+    if (fast && tl__is_depthwise(&cv)) {
+        if (train) need.shared = tl__max_size(need.shared, tl__depthwise_scratch(&cv));
+        return need;
+    }
     int transposed = node->op == TL_OP_CONV_TRANSPOSE2D;
     for (int pass = TL__FORWARD; fast && pass <= TL__BACKWARD_WEIGHTS; pass++) {
         if (!train && pass != (transposed ? TL__BACKWARD_DATA : TL__FORWARD)) continue;

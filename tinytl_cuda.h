@@ -3273,7 +3273,7 @@ static tl__cu_norm tl__cu_norm_of(tl__cu_device *dev, const tl__node *node)
     p.stats = (float *)(void *)(dev->arena + node->aux_at * sizeof(tl_real));
     p.n = dev->key.batch;
     p.groups = group ? node->attr.norm.groups : 1;
-    p.relu = node->fused;
+    p.relu = node->fused != TL_OP_NONE;
     p.eps = tl__norm_eps(node);
     p.momentum = node->attr.norm.momentum > 0 ? node->attr.norm.momentum : 0.1f;
     return p;

@@ -68,6 +68,11 @@ static const op_case op_cases[] = {
     { 2, 13, 9, 17,  "conv2d(x) out=17 kernel=3 pad=1 groups=17" },
     { 1, 33, 57, 5,  "conv2d(x) out=5 kernel=5 pad=2 groups=5 no_bias=1" },
     { 3, 12, 9, 16,  "conv2d(x) out=16 kernel=3 stride=2 dilation=2 groups=16" },
+    { 2, 7, 23, 36,  "conv2d(x) out=36 kernel=5 pad=2 groups=36" },
+    { 9, 5, 4, 20,   "conv2d(x) out=20 kernel=3 pad=1 groups=20" },
+    { 1, 19, 17, 20, "conv2d(x) out=20 kernel=2 stride=3 stride_w=2 pad=1 groups=20" },
+    { 1, 9, 31, 20,  "conv2d(x) out=20 kernel=3 dilation=3 stride=2 pad=4 groups=20" },
+    { 2, 4, 5, 20,   "conv2d(x) out=20 kernel=7 pad=3 groups=20" },
     { 2, 10, 9, 5,   "conv2d(x) out=15 kernel=3 pad=1 groups=5" },
     { 1, 6, 5, 33,   "conv2d(x) out=66 kernel=3 pad=1 groups=33" },
     { 1, 6, 5, 1,    "conv2d(x) out=1 kernel=3 pad=1 groups=1" },
@@ -102,6 +107,7 @@ static const op_case op_cases[] = {
     { 1, 6, 7, 3,    "conv_transpose2d(x) out=5 kernel=3 dilation=3 pad=4" },
     { 2, 6, 5, 6,    "conv_transpose2d(x) out=9 kernel=3 stride=2 groups=3" },
     { 1, 6, 5, 5,    "conv_transpose2d(x) out=5 kernel=3 stride=2 groups=5 pad=1 output_pad=1" },
+    { 1, 6, 13, 20,  "conv_transpose2d(x) out=20 kernel=3 stride=2 groups=20 pad=1" },
     { 1, 6, 5, 5,    "conv_transpose2d(x) out=10 kernel=2 stride=2 groups=5" },
     { 1, 4, 4, 1,    "conv_transpose2d(x) out=1 kernel=17" },
     { 1, 7, 6, 5,    "conv_transpose2d(x) out=31 kernel=1" },
@@ -135,6 +141,10 @@ static const op_case op_cases[] = {
     { 2, 1, 1, 17,   "batch_norm(x)" },
     { 1, 17, 1, 64,  "batch_norm(x) no_affine=1" },
     { 1, 5, 5, 65,   "batch_norm(x)" },
+    { 2, 7, 9, 37,   "batch_norm(x)\ny = relu(c)" },
+    { 2, 7, 9, 37,   "batch_norm(x)\ny = relu6(c)" },
+    { 2, 7, 9, 21,   "conv2d(x) out=21 kernel=3 pad=1 groups=21 no_bias=1\nb = batch_norm(c)\ny = relu6(b)" },
+    { 2, 7, 9, 21,   "conv2d(x) out=21 kernel=3 pad=1\ny = relu6(c)" },
     { 2, 9, 7, 6,    "group_norm(x) groups=3" },
     { 2, 5, 3, 33,   "group_norm(x) groups=1" },
     { 1, 3, 5, 17,   "group_norm(x) groups=17 eps=0.01" },
@@ -271,10 +281,11 @@ static void fill_inputs(tl_net *net, const op_case *test)
 
 // Moves all parameters off their initial values, which are 1 and 0 in norms. The outputs stay of the order of 1: a large loss would
 // drown the differences in rounding.
-static void fill_parameters(tl_net *net)
+static void fill_parameters(tl_net *net, const op_case *test)
 {
+    double size = strstr(test->op, "relu6") ? 4 : 1;             // so that 6 is reached behind a norm
     tl_rng rng = tl_rng_at(6, TL_RANDOM_USER, 0, 0, 0);
-    for (size_t i = 0; i < net->parameter_count; i++) net->parameters[i] *= (tl_real)(1 + 0.3f * tl_random_normal(&rng));
+    for (size_t i = 0; i < net->parameter_count; i++) net->parameters[i] *= (tl_real)(size * (1 + 0.3 * (double)tl_random_normal(&rng)));
     for (int i = 0; i < net->tensor_count; i++) {
         const tl__tensor *t = &net->tensors[i];
         for (size_t k = 0; t->role == TL__BIAS && k < t->count; k++) net->parameters[t->at + k] += (tl_real)(0.3f * tl_random_normal(&rng));
@@ -356,7 +367,7 @@ static void run_case(const op_case *test, int twice)
         tl_loss(net, tl_last(net), &loss);
     }
     CHECK(tl_prepare(net, test->n, 1) == TL_OK, "%s: %s", test->op, tl_error(net));
-    fill_parameters(net);
+    fill_parameters(net, test);
     fill_inputs(net, test);
     if (strncmp(test->op, "loss", 4) != 0) CHECK(tl_forward(net, test->n, TL_TRAIN) == TL_OK, "%s: %s", test->op, tl_error(net));
     fill_targets(net, test);
@@ -405,7 +416,7 @@ static tl_net *run_op(const op_case *test, int twice, tl_isa isa, int threads, i
     memset(out, 0, sizeof *out);
     if (!net) return NULL;
     CHECK(tl_prepare(net, planned, 1) == TL_OK, "%s: %s", test->op, tl_error(net));
-    fill_parameters(net);
+    fill_parameters(net, test);
     fill_inputs(net, test);
     fill_targets(net, test);
     tl_node last = tl_last(net);
@@ -512,7 +523,7 @@ static void check_inference(const op_case *test, tl_isa isa, const op_outcome *w
 {
     tl_net *net = make_net(test, 0, isa, 2);
     CHECK(tl_prepare(net, test->n, 0) == TL_OK, "%s: %s", test->op, tl_error(net));
-    fill_parameters(net);
+    fill_parameters(net, test);
     fill_inputs(net, test);
     if (strstr(test->op, "batch_norm")) {                 // its running statistics come from a training pass
         tl_net_free(net);
