@@ -2550,7 +2550,7 @@ typedef struct tl__tile {
     const float *b;
     ptrdiff_t b_segment, b_row;
     int segments, depth;
-    const float *bias;           // NV vectors, or NULL for zero
+    const float *scale, *bias;   // NV vectors each: c is scale * sum + bias; NULL: 1, 0
     int columns;                 // outputs that exist; the vectors may reach beyond
     int add;                     // 1: what lies add_at behind c is added, 0: c =
     ptrdiff_t add_at;            // 0: c +=
@@ -2593,16 +2593,16 @@ typedef float tl__v16 __attribute__((vector_size(64), aligned(4), may_alias));
 #define TL__CHOOSE(VECTOR, comparison, a, b) \
     ((VECTOR)(((__typeof__(comparison))(a) & (comparison)) | ((__typeof__(comparison))(b) & ~(comparison))))
 
-// The outputs of a tile that do not fill their vectors; `line` has `width` values for each row.
-static void tl__store_tile(const tl__tile *t, int m0, int rows, int width, const float *line)
+// The outputs of a tile that do not fill their vectors, from a line that holds them without gaps.
+static void tl__store_tile(const tl__tile *t, int m0, int rows, int columns, float *line)
 {
-    int columns = tl__min(t->columns, width);
-    for (int m = 0; m < rows; m++, line += width) {
-        float *c = t->c + (m0 + m) * t->c_row;
-        if (t->add) for (int n = 0; n < columns; n++) c[n] = c[n + t->add_at] + line[n];
-        else for (int n = 0; n < columns; n++) c[n] = line[n];
-        for (int n = 0; n < columns && t->ceiling > 0; n++) c[n] = TL__CLIP(TL__CHOOSE_NUMBER, float, c[n], 0, t->ceiling);
-    }
+    float *c = t->c + m0 * t->c_row;
+    for (int m = 0; m < rows && t->add; m++)
+        for (int n = 0; n < columns; n++) line[m * columns + n] += c[m * t->c_row + n + t->add_at];
+    for (int i = 0; i < rows * columns && t->ceiling > 0; i++)
+        line[i] = TL__CLIP(TL__CHOOSE_NUMBER, float, line[i], 0, t->ceiling);
+    if (t->c_row == columns) memcpy(c, line, (size_t)(rows * columns) * sizeof *c);
+    else for (int m = 0; m < rows; m++) memcpy(c + m * t->c_row, line + m * columns, (size_t)columns * sizeof *c);
 }
 
 #define TL__DEFINE_TILE(NAME, VECTOR, LANES, MR_MAX)                                                            \
@@ -2612,7 +2612,7 @@ static void tl__store_tile(const tl__tile *t, int m0, int rows, int width, const
         VECTOR zero = {0};                                                                                      \
         TL__UNROLL for (int m = 0; m < MR; m++)                                                                 \
             TL__UNROLL for (int v = 0; v < NV; v++)                                                             \
-                sum[m][v] = t->bias ? *(const VECTOR *)(t->bias + LANES * v) : zero;                            \
+                sum[m][v] = t->bias && !t->scale ? *(const VECTOR *)(t->bias + LANES * v) : zero;               \
         for (int s = 0; s < t->segments; s++) {                                                                 \
             const float *a = t->a + t->a_segment[s] + m0 * t->a_row;                                            \
             const float *b = t->b + s * t->b_segment;                                                           \
@@ -2628,6 +2628,12 @@ static void tl__store_tile(const tl__tile *t, int m0, int rows, int width, const
                 b += b_row;                                                                                     \
             }                                                                                                   \
         }                                                                                                       \
+        if (t->scale)                                                                                           \
+            TL__UNROLL for (int v = 0; v < NV; v++) {                                                           \
+                VECTOR scale = *(const VECTOR *)(t->scale + LANES * v);                                         \
+                VECTOR bias = *(const VECTOR *)(t->bias + LANES * v);                                           \
+                TL__UNROLL for (int m = 0; m < MR; m++) sum[m][v] = sum[m][v] * scale + bias;                   \
+            }                                                                                                   \
         if (t->columns >= LANES * NV) {                                                                         \
             if (t->add)                                                                                         \
                 TL__UNROLL for (int m = 0; m < MR; m++)                                                         \
@@ -2643,10 +2649,10 @@ static void tl__store_tile(const tl__tile *t, int m0, int rows, int width, const
                     *(VECTOR *)(t->c + (m0 + m) * t->c_row + LANES * v) = sum[m][v];                            \
             return;                                                                                             \
         }                                                                                                       \
-        float line[MR_MAX * 2 * LANES];                                                                         \
+        float line[MR_MAX * 2 * LANES];              /* each row is written over what the last had too much */  \
         TL__UNROLL for (int m = 0; m < MR; m++)                                                                 \
-            TL__UNROLL for (int v = 0; v < NV; v++) *(VECTOR *)(line + (m * NV + v) * LANES) = sum[m][v];       \
-        tl__store_tile(t, m0, MR, NV * LANES, line);                                                            \
+            TL__UNROLL for (int v = 0; v < NV; v++) *(VECTOR *)(line + m * t->columns + v * LANES) = sum[m][v]; \
+        tl__store_tile(t, m0, MR, t->columns, line);                                                            \
     }
 
 TL__DEFINE_TILE(tl__tile_v4, tl__v4, 4, 6)
@@ -3964,8 +3970,8 @@ TINYTL_API tl_node tl_mul(tl_net *net, tl_node a, tl_node b) { return tl__append
 //  lowest address where it meets no other of its time.
 //
 //  Some ops overwrite their input: a ReLU whose input nobody else reads needs neither a second activation nor a second
-//  gradient. In inference a batch norm does so, too. Where it overwrites a convolution, its scale goes into the weights
-//  and its shift into the bias, and nothing is left to do for it.
+//  gradient. In inference a batch norm does so, too. Where it overwrites a convolution, that scales and shifts what it
+//  writes, and nothing is left to do for the norm.
 
 typedef struct tl__buffer {
     size_t count, at;         // in tl_reals
@@ -5155,6 +5161,7 @@ TINYTL_API size_t tl_describe(tl_net *net, int batch, char *text, size_t size)
 #define TL__LINE 256
 #define TL__TAPS_MAX 256               // larger kernels take the plain path
 #define TL__ROW_BUFFER 32768           // values: what a unit's padded rows may take, to stay in the second-level cache
+#define TL__FEW_PIXELS 512             // up to here the weights are larger than the images: units share those out
 
 // ---- plain ---------------------------------------------------------------------------------
 
@@ -5497,9 +5504,9 @@ static int tl__panel_vectors(const tl__panels *panels, int outputs, int panel)
     return outputs - panel * panels->width > panels->lanes ? 2 : 1;
 }
 
-// Packs weight(k, o) = w[k*w_depth + o*w_output] * scale[o], k < depth, o < outputs, into one panel.
+// Packs weight(k, o) = w[k*w_depth + o*w_output], k < depth, o < outputs, into one panel.
 static void tl__pack_panel(const tl__panels *panels, const float *w, ptrdiff_t w_depth, ptrdiff_t w_output, int depth,
-                           int outputs, int panel, const float *scale, float *to)
+                           int outputs, int panel, float *to)
 {
     int o0 = panel * panels->width, width = panels->lanes * tl__panel_vectors(panels, outputs, panel);
     int valid = tl__min(width, outputs - o0);
@@ -5507,7 +5514,6 @@ static void tl__pack_panel(const tl__panels *panels, const float *w, ptrdiff_t w
         const float *from = w + k * w_depth + o0 * w_output;
         if (w_output == 1) memcpy(to, from, (size_t)valid * sizeof *to);
         else for (int o = 0; o < valid; o++) to[o] = from[o * w_output];
-        for (int o = 0; o < valid && scale; o++) to[o] *= scale[o0 + o];
         for (int o = valid; o < width; o++) to[o] = 0;
     }
 }
@@ -5546,7 +5552,9 @@ typedef struct tl__conv_job {
     float *y, *dx, ceiling;
     int   add;
     ptrdiff_t add_at;
-    float *packed, *packed_bias;      // panels of all groups
+    float *packed;                    // panels of all groups
+    float *packed_bias, *packed_scale;    // the same of one row, or NULL
+    int   by_panel;                   // a unit is a panel, which its worker packs for itself, with all rows of all samples
     int   tap_order[TL__TAPS_MAX];    // backward_data: taps sorted by phase
     tl__panels panels;
     size_t group_stride;              // values of one group's panels
@@ -5637,59 +5645,60 @@ static int tl__forward_unit(const tl__conv *cv)
     return tl__rows_per_unit(cv, cv->s.oh, tl__forward_row(cv) * cv->s.sh);
 }
 
-// Output rows of one unit: all panels of all groups.
-static void tl__conv_forward_unit(void *user, int unit, int worker)
+// Where panel `unit` lies, counted through all groups.
+static float *tl__panel_of(const tl__conv_job *job, int unit, int worker)
 {
-    const tl__conv_job *job = (const tl__conv_job *)user;
+    if (job->by_panel) return job->rows + job->worker_stride * worker + job->rows_count;
+    return job->packed + unit / job->panels.count * job->group_stride + unit % job->panels.count * job->panels.stride;
+}
+
+// What a tile of panel `unit` needs of it.
+static void tl__tile_panel(const tl__conv_job *job, int unit, tl__tile *tile)
+{
+    if (job->packed_scale) tile->scale = job->packed_scale + (size_t)unit * job->panels.width;
+    if (job->packed_bias) tile->bias = job->packed_bias + (size_t)unit * job->panels.width;
+}
+
+// Output rows i0 .. i1-1 of sample n, panels unit0 .. unit1-1.
+static void tl__conv_forward_rows(const tl__conv_job *job, int n, int i0, int i1, int unit0, int unit1, int worker)
+{
     const tl__conv *cv = &job->cv;
     const tl__window *s = &cv->s;
-    int in_g = s->c / cv->groups, out_g = cv->out / cv->groups;
-    int n = unit / job->units_per_sample, i0 = unit % job->units_per_sample * job->rows_per_unit;
-    int i1 = tl__min(s->oh, i0 + job->rows_per_unit);
-    int merge = s->dw == 1;                                  // taps of a kernel row lie side by side
-    ptrdiff_t segment[TL__TAPS_MAX];
-    const float *x = job->x + (size_t)n * s->h * s->w * s->c;
-    for (int g = 0; g < cv->groups; g++) {
-        const float *rows;
-        ptrdiff_t row_stride;
-        if (tl__needs_padding(cv)) {
+    int in_g = s->c / cv->groups, out_g = cv->out / cv->groups, padded = tl__needs_padding(cv);
+    int cols = padded ? (int)(tl__forward_row(cv) / in_g) : s->w, merge = s->dw == 1;   // taps of a row lie side by side
+    ptrdiff_t segment[TL__TAPS_MAX], row_stride = (ptrdiff_t)cols * in_g;
+    const float *x = job->x + (size_t)n * s->h * s->w * s->c, *rows = x + (size_t)i0 * s->sh * s->w * s->c;
+    tl__tile tile;
+    memset(&tile, 0, sizeof tile);
+    tile.segments = merge ? s->kh : s->kh * s->kw;
+    tile.depth = merge ? s->kw * in_g : in_g;
+    for (int k = 0; k < tile.segments; k++)
+        segment[k] = merge ? k * s->dh * row_stride
+                           : (k / s->kw) * s->dh * row_stride + (ptrdiff_t)(k % s->kw) * s->dw * in_g;
+    tile.a_segment = segment;
+    tile.a_row = (ptrdiff_t)s->sw * in_g;
+    tile.a_step = 1;
+    tile.c_row = cv->out;
+    tile.add = job->add;
+    tile.add_at = job->add_at;
+    tile.ceiling = job->ceiling;
+    for (int unit = unit0; unit < unit1; unit++) {
+        int g = unit / job->panels.count, p = unit % job->panels.count, vectors = tl__panel_vectors(&job->panels, out_g, p);
+        if (padded && (p == 0 || unit == unit0)) {
             float *buffer = job->rows + job->worker_stride * worker;
-            int cols = (int)(tl__forward_row(cv) / in_g);
             tl__copy_padded(x, s->h, s->w, s->c, g * in_g, in_g, i0 * s->sh - s->pt, tl__forward_rows(cv, i1 - i0),
                             -s->pl, cols, buffer);
             rows = buffer;
-            row_stride = (ptrdiff_t)cols * in_g;
-        } else {
-            rows = x + (size_t)i0 * s->sh * s->w * s->c;
-            row_stride = (ptrdiff_t)s->w * s->c;
         }
-        tl__tile tile;
-        memset(&tile, 0, sizeof tile);
-        tile.segments = merge ? s->kh : s->kh * s->kw;
-        tile.depth = merge ? s->kw * in_g : in_g;
-        for (int k = 0; k < tile.segments; k++)
-            segment[k] = merge ? k * s->dh * row_stride
-                               : (k / s->kw) * s->dh * row_stride + (ptrdiff_t)(k % s->kw) * s->dw * in_g;
-        tile.a_segment = segment;
-        tile.a_row = (ptrdiff_t)s->sw * in_g;
-        tile.a_step = 1;
-        tile.c_row = cv->out;
-        tile.add = job->add;
-        tile.add_at = job->add_at;
-        tile.ceiling = job->ceiling;
-        for (int p = 0; p < job->panels.count; p++) {
-            int vectors = tl__panel_vectors(&job->panels, out_g, p), o0 = p * job->panels.width;
-            tile.b = job->packed + g * job->group_stride + p * job->panels.stride;
-            tile.b_row = vectors * job->panels.lanes;
-            tile.b_segment = tile.depth * tile.b_row;
-            tile.bias =
-                job->packed_bias ? job->packed_bias + (size_t)(g * job->panels.count + p) * job->panels.width : NULL;
-            tile.columns = out_g - o0;
-            for (int i = i0; i < i1; i++) {
-                tile.a = rows + (i - i0) * s->sh * row_stride;
-                tile.c = job->y + (((size_t)n * s->oh + i) * s->ow) * cv->out + g * out_g + o0;
-                job->simd->tile_rows(&tile, tl__row_cols(cv, i, s->ow), vectors);
-            }
+        tl__tile_panel(job, unit, &tile);
+        tile.b = tl__panel_of(job, unit, worker);
+        tile.b_row = vectors * job->panels.lanes;
+        tile.b_segment = tile.depth * tile.b_row;
+        tile.columns = out_g - p * job->panels.width;
+        for (int i = i0; i < i1; i++) {
+            tile.a = rows + (i - i0) * s->sh * row_stride;
+            tile.c = job->y + (((size_t)n * s->oh + i) * s->ow) * cv->out + g * out_g + p * job->panels.width;
+            job->simd->tile_rows(&tile, tl__row_cols(cv, i, s->ow), vectors);
         }
     }
 }
@@ -5700,15 +5709,13 @@ static int tl__tap_phase(const tl__window *s, int tap)
     return tap / s->kw * s->dh % s->sh * s->sw + tap % s->kw * s->dw % s->sw;
 }
 
-// Input rows of one unit, phase by phase: within a phase, neighbouring inputs read neighbouring gradients.
-static void tl__conv_backward_data_unit(void *user, int unit, int worker)
+// Input rows y0 .. y1-1 of sample n, phase by phase: within a phase, neighbouring inputs read neighbouring gradients.
+// Panels unit0 .. unit1-1.
+static void tl__conv_backward_data_rows(const tl__conv_job *job, int n, int y0, int y1, int unit0, int unit1, int worker)
 {
-    const tl__conv_job *job = (const tl__conv_job *)user;
     const tl__conv *cv = &job->cv;
     const tl__window *s = &cv->s;
     int in_g = s->c / cv->groups, out_g = cv->out / cv->groups;
-    int n = unit / job->units_per_sample, y0 = unit % job->units_per_sample * job->rows_per_unit;
-    int y1 = tl__min(s->h, y0 + job->rows_per_unit);
     int first_row = tl__backward_first(y0, s->pt, s->kh, s->dh, s->sh), last_row = tl__floor_div(y1 - 1 + s->pt, s->sh);
     int first_col = tl__backward_first(0, s->pl, s->kw, s->dw, s->sw), cols = (int)(tl__backward_row(cv) / out_g);
     int in_place = tl__is_pointwise(cv);
@@ -5726,7 +5733,7 @@ static void tl__conv_backward_data_unit(void *user, int unit, int worker)
     tile.add = job->add;
     tile.add_at = job->add_at;
     tile.ceiling = job->ceiling;
-    for (int g = 0; g < cv->groups; g++) {
+    for (int g = unit0 / job->panels.count; g * job->panels.count < unit1; g++) {
         if (!in_place) {
             tl__copy_padded(dy, s->oh, s->ow, cv->out, g * out_g, out_g, first_row, last_row - first_row + 1, first_col,
                             cols, buffer);
@@ -5743,16 +5750,15 @@ static void tl__conv_backward_data_unit(void *user, int unit, int worker)
                 int col = tl__floor_div(x + s->pl - kx * s->dw, s->sw) - first_col;
                 segment[tile.segments++] = row * row_stride + (ptrdiff_t)col * out_g;
             }
-            for (int p = 0; p < job->panels.count; p++) {
-                int vectors = tl__panel_vectors(&job->panels, in_g, p), c0 = p * job->panels.width;
+            int last = tl__min(unit1, (g + 1) * job->panels.count);
+            for (int unit = tl__max(unit0, g * job->panels.count); unit < last; unit++) {
+                int p = unit % job->panels.count, vectors = tl__panel_vectors(&job->panels, in_g, p);
+                tl__tile_panel(job, unit, &tile);
                 tile.b_row = vectors * job->panels.lanes;
                 tile.b_segment = out_g * tile.b_row;
-                tile.b = job->packed + g * job->group_stride + p * job->panels.stride + (size_t)before * tile.b_segment;
-                tile.columns = in_g - c0;
-                tile.bias = job->packed_bias
-                                ? job->packed_bias + (size_t)(g * job->panels.count + p) * job->panels.width
-                                : NULL;
-                tile.c = job->dx + (((size_t)n * s->h + y) * s->w + x) * s->c + g * in_g + c0;
+                tile.b = tl__panel_of(job, unit, worker) + (size_t)before * tile.b_segment;
+                tile.columns = in_g - p * job->panels.width;
+                tile.c = job->dx + (((size_t)n * s->h + y) * s->w + x) * s->c + g * in_g + p * job->panels.width;
                 job->simd->tile_rows(&tile, tl__ceil_div(tl__row_cols(cv, y, s->w) - x, s->sw), vectors);
             }
         }
@@ -5855,9 +5861,11 @@ static tl__scratch tl__conv_layout(tl__conv_job *job, const tl__simd_kernels *si
     const tl__window *s = &cv->s;
     int taps = s->kh * s->kw, in_g = s->c / cv->groups, out_g = cv->out / cv->groups;
     int data = pass == TL__BACKWARD_DATA;
+    double pixels = (double)conv->n * (data ? s->h * s->w : s->oh * s->ow);
     job->panels = tl__make_panels(simd, taps * (data ? out_g : in_g), data ? in_g : out_g);
     job->group_stride = job->panels.stride * job->panels.count;
-    job->rows_per_unit = data ? tl__backward_unit(cv) : tl__forward_unit(cv);
+    job->by_panel = pass != TL__BACKWARD_WEIGHTS && pixels <= TL__FEW_PIXELS && job->panels.count > 1;
+    job->rows_per_unit = job->by_panel ? (data ? s->h : s->oh) : data ? tl__backward_unit(cv) : tl__forward_unit(cv);
     if (pass == TL__BACKWARD_WEIGHTS && cv->last_cols)
         job->rows_per_unit = 1; // all rows of a block must be equally long
     job->units_per_sample = tl__ceil_div(data ? s->h : s->oh, job->rows_per_unit);
@@ -5875,53 +5883,74 @@ static tl__scratch tl__conv_layout(tl__conv_job *job, const tl__simd_kernels *si
         job->slabs = tl__min(most, cv->n * job->units_per_sample);
         need.shared = job->partial_stride * job->slabs;
     } else {
-        need.shared = job->group_stride * cv->groups + (size_t)cv->groups * job->panels.count * job->panels.width;
+        need.shared = 2 * (size_t)cv->groups * job->panels.count * job->panels.width;
+        if (!job->by_panel) need.shared += job->group_stride * cv->groups;
     }
-    need.worker = job->rows_count;
+    need.worker = job->rows_count + (job->by_panel ? job->panels.stride : 0);
     return need;
 }
 
-// The part of the bias that belongs to panel p of group g, unit = g * panels + p, padded with zeros like the panel.
-static void tl__pack_bias(tl__conv_job *job, int unit, int outputs)
+// One row for panel `unit`, padded with zeros like the panel.
+static void tl__pack_row(const tl__conv_job *job, int unit, int outputs, const float *row, float *packed)
 {
-    int g = unit / job->panels.count, p = unit % job->panels.count;
-    if (!job->bias) return;
-    float *bias = job->packed_bias + (size_t)unit * job->panels.width;
-    for (int o = 0; o < job->panels.width; o++) {
-        int from = p * job->panels.width + o;
-        bias[o] = from < outputs ? job->bias[g * outputs + from] : 0;
-    }
+    int first = unit % job->panels.count * job->panels.width, g = unit / job->panels.count;
+    if (!row) return;
+    for (int o = 0; o < job->panels.width; o++)
+        packed[(size_t)unit * job->panels.width + o] = first + o < outputs ? row[g * outputs + first + o] : 0;
 }
 
 static void tl__pack_forward_unit(void *user, int unit, int worker)
 {
-    tl__conv_job *job = (tl__conv_job *)user;
+    const tl__conv_job *job = (const tl__conv_job *)user;
     const tl__conv *cv = &job->cv;
     int g = unit / job->panels.count, p = unit % job->panels.count;
     int out_g = cv->out / cv->groups, depth = cv->s.kh * cv->s.kw * (cv->s.c / cv->groups);
-    float *panel = job->packed + g * job->group_stride + p * job->panels.stride;
-    (void)worker;
-    tl__pack_panel(&job->panels, job->w + g * out_g, cv->out, 1, depth, out_g, p,
-                   job->scale ? job->scale + g * out_g : NULL, panel);
-    tl__pack_bias(job, unit, out_g);
+    tl__pack_panel(&job->panels, job->w + g * out_g, cv->out, 1, depth, out_g, p, tl__panel_of(job, unit, worker));
+    tl__pack_row(job, unit, out_g, job->bias, job->packed_bias);
+    tl__pack_row(job, unit, out_g, job->scale, job->packed_scale);
 }
 
 // The transposed weights, outputs as depth and inputs as columns, tap after tap in the order of phases.
 static void tl__pack_backward_unit(void *user, int unit, int worker)
 {
-    tl__conv_job *job = (tl__conv_job *)user;
+    const tl__conv_job *job = (const tl__conv_job *)user;
     const tl__conv *cv = &job->cv;
     int g = unit / job->panels.count, p = unit % job->panels.count;
     int in_g = cv->s.c / cv->groups, out_g = cv->out / cv->groups;
     int width = job->panels.lanes * tl__panel_vectors(&job->panels, in_g, p);
-    float *panel = job->packed + g * job->group_stride + p * job->panels.stride;
-    (void)worker;
+    float *panel = tl__panel_of(job, unit, worker);
     for (int k = 0; k < cv->s.kh * cv->s.kw; k++) {
         const float *tap = job->w + (size_t)job->tap_order[k] * in_g * cv->out + g * out_g;
-        tl__pack_panel(&job->panels, tap, 1, cv->out, out_g, in_g, p, job->scale ? job->scale + g * in_g : NULL,
-                       panel + (size_t)k * out_g * width);
+        tl__pack_panel(&job->panels, tap, 1, cv->out, out_g, in_g, p, panel + (size_t)k * out_g * width);
     }
-    tl__pack_bias(job, unit, in_g);
+    tl__pack_row(job, unit, in_g, job->bias, job->packed_bias);
+    tl__pack_row(job, unit, in_g, job->scale, job->packed_scale);
+}
+
+// A unit of either pass: some rows of one sample with all panels, or one panel with everything.
+static void tl__conv_unit(const tl__conv_job *job, int unit, int worker, int height,
+                          void (*rows)(const tl__conv_job *job, int n, int y0, int y1, int unit0, int unit1, int worker))
+{
+    if (job->by_panel) {
+        for (int n = 0; n < job->cv.n; n++) rows(job, n, 0, height, unit, unit + 1, worker);
+    } else {
+        int y0 = unit % job->units_per_sample * job->rows_per_unit, y1 = tl__min(height, y0 + job->rows_per_unit);
+        rows(job, unit / job->units_per_sample, y0, y1, 0, job->cv.groups * job->panels.count, worker);
+    }
+}
+
+static void tl__conv_forward_unit(void *user, int unit, int worker)
+{
+    const tl__conv_job *job = (const tl__conv_job *)user;
+    if (job->by_panel) tl__pack_forward_unit(user, unit, worker);
+    tl__conv_unit(job, unit, worker, job->cv.s.oh, tl__conv_forward_rows);
+}
+
+static void tl__conv_backward_data_unit(void *user, int unit, int worker)
+{
+    const tl__conv_job *job = (const tl__conv_job *)user;
+    if (job->by_panel) tl__pack_backward_unit(user, unit, worker);
+    tl__conv_unit(job, unit, worker, job->cv.s.h, tl__conv_backward_data_rows);
 }
 
 static void tl__sort_taps(tl__conv_job *job)
@@ -5946,16 +5975,18 @@ static void tl__conv_fast(tl_pool *pool, const tl__simd_kernels *simd, const tl_
     job.bias = arrays->bias;
     job.scale = arrays->scale;
     job.ceiling = arrays->ceiling;
-    job.packed = job.partial = shared;
-    job.packed_bias = job.bias ? shared + job.group_stride * cv->groups : NULL;
+    int panels = cv->groups * job.panels.count, units = job.by_panel ? panels : job.cv.n * job.units_per_sample;
+    job.packed_bias = job.bias ? shared : NULL;
+    job.packed_scale = job.scale ? shared + (size_t)panels * job.panels.width : NULL;
+    job.packed = shared + 2 * (size_t)panels * job.panels.width;
+    job.partial = shared;
     job.rows = worker;
     job.worker_stride = worker_stride;
-    int panels = cv->groups * job.panels.count, units = job.cv.n * job.units_per_sample;
     if (pass == TL__FORWARD) {
         job.y = arrays->y;
         job.add = arrays->add_y || arrays->sum;
         job.add_at = arrays->sum ? arrays->sum - job.y : 0;
-        tl_parallel_for(pool, panels, tl__pack_forward_unit, &job);
+        if (!job.by_panel) tl_parallel_for(pool, panels, tl__pack_forward_unit, &job);
         tl_parallel_for(pool, units, tl__conv_forward_unit, &job);
     } else if (pass == TL__BACKWARD_DATA) {
         job.dy = arrays->y;
@@ -5963,7 +5994,7 @@ static void tl__conv_fast(tl_pool *pool, const tl__simd_kernels *simd, const tl_
         job.add = arrays->add_x[0] || arrays->sum;
         job.add_at = arrays->sum ? arrays->sum - job.dx : 0;
         tl__sort_taps(&job);
-        tl_parallel_for(pool, panels, tl__pack_backward_unit, &job);
+        if (!job.by_panel) tl_parallel_for(pool, panels, tl__pack_backward_unit, &job);
         tl_parallel_for(pool, units, tl__conv_backward_data_unit, &job);
     } else {
         job.dy = arrays->y;
