@@ -274,7 +274,8 @@
 //  tl_memory says what a network needs for a given batch, in bytes, before anything is allocated; tl_prepare allocates
 //  it in a few blocks; forward, backward and step allocate nothing. The plan gives buffers whose times do not overlap
 //  the same place: call tl_keep on a node before tl_prepare if you want to read its activation afterwards. Inputs and
-//  outputs are always kept. The library never keeps a pointer of yours, except a dataset in a subset and the arrays of
+//  outputs are always kept. With tl_net_desc.recompute training needs about half of the activations and a quarter more
+//  time. The library never keeps a pointer of yours, except a dataset in a subset and the arrays of
 //  a tl_fit_desc while tl_fit runs. What a function ending in _new, _open, _folder, _stream, _from or _subset returns,
 //  you free; images and records with their _free functions.
 //
@@ -466,6 +467,10 @@ typedef struct tl_net_desc {
     tl_isa   isa;              // 0: the widest available
     int      exact;            // 1: no Winograd convolutions (their sums differ by up to 3e-6 of a layer's range), and no
                                // batch norms folded into convolutions when prepared for inference (1e-5)
+    int      winograd;         // 0: Winograd convolutions where a rule of cost says so (tl_describe shows it); 1: wherever
+                               // they are possible; -1: nowhere
+    int      recompute;        // 1: training forgets the activations inside of each block and computes them again on the
+                               // way back: less memory, more time, the same bits
     tl_parallel_fn parallel;   // optional: run units on the caller's own threads instead
     void    *parallel_context;
 } tl_net_desc;
@@ -2888,6 +2893,10 @@ typedef struct tl__node {
     tl_real *data, *grad, *aux;             // aux: statistics that the backward pass needs again
     int      samples;                       // input: how many were set since tl_prepare
     int      joined;                        // concatenation that is not made: its convolutions read the parts
+    int      block;                         // with `recompute`: counted from 0
+    int      again;                         // its activation is forgotten and computed again
+    size_t   again_at;                      // where to
+    tl_real *place[2];                      // of data, the first time and then
     tl_op    fused;                         // batch norm or convolution: the ReLU or ReLU6 that overwrites it, which it
                                             // does, too; on that itself: is done
     int      folded;                        // convolution: index of the last of the nodes that it does, too, in passes
@@ -3001,6 +3010,7 @@ struct tl_net {
     int       batch, training;                   // of the last tl_forward; batch 0: none
     int       gradients_live;                    // 1: parameter gradients hold something to add to
     int       adapting;                          // tl_adapt_norm: number of the batch, from 1; else 0
+    int       recomputing;                       // activations of a block, in the backward pass
     uint32_t  forward_count;                     // training passes so far: the address of dropout's random numbers
     // optimiser
     tl_optimizer_desc optimizer;                 // defaults filled in; kind 0: none
@@ -3012,7 +3022,7 @@ struct tl_net {
     // machine
     tl_pool  *pool;
     tl_isa    isa;
-    int       exact;                             // see tl_net_desc
+    int       exact, winograd, recompute;        // see tl_net_desc
     const tl_backend *backend;
     void     *device;                            // the backend's own
     char      device_name[TL_NAME_MAX];
@@ -3059,9 +3069,10 @@ static tl_result tl__refuse(tl_net *net, tl_result code, const char *format, ...
 // Defined by later chapters.
 static tl__scratch tl__node_scratch(tl_net *net, int index, int batch, int train);
 static tl__conv tl__node_conv(const tl_net *net, const tl__node *node, int batch);
+static const char *tl__kernel_name(const tl_net *net, const tl__node *node, int batch);
 static int tl__loss_is_dense(const tl_loss_desc *desc);
 #if TL__SIMD
-static int tl__winograd_pays(const tl__simd_kernels *simd, const tl__conv *cv);
+static int tl__uses_winograd(const tl_net *net, const tl__simd_kernels *simd, const tl__conv *cv);
 #endif
 static tl_net *tl__copy_structure(const tl_net *net);
 static tl__node *tl__only_input(tl_net *net);
@@ -3122,6 +3133,8 @@ TINYTL_API tl_net *tl_net_new(const tl_net_desc *desc)
     if (!desc) return net;
     net->seed = desc->seed;
     net->exact = desc->exact;
+    net->recompute = desc->recompute;
+    net->winograd = desc->exact ? -1 : desc->winograd;
     if (desc->parallel) {
         pool->hook = desc->parallel;
         pool->hook_context = desc->parallel_context;
@@ -4139,7 +4152,7 @@ static int tl__is_joined(const tl_net *net, int i)
     const tl__node *node = &net->nodes[i];
     const tl__simd_kernels *simd = tl__simd(net->isa);
     if (node->op != TL_OP_CONCAT || node->keep || tl__is_output(net, i) || tl__has_loss(net, i)) return 0;
-    if (net->exact || !simd || tl__on_device(net)) return 0;
+    if (!simd || tl__on_device(net)) return 0;
     for (int k = 0; k < node->inputs; k++) {
         const tl__node *part = &net->nodes[node->input[k]];
         if (part->c % simd->lanes || part->joined) return 0;
@@ -4149,13 +4162,21 @@ static int tl__is_joined(const tl_net *net, int i)
         if (net->nodes[j].input[k] != i) continue;
         if (net->nodes[j].op != TL_OP_CONV2D) return 0;
         tl__conv cv = tl__node_conv(net, &net->nodes[j], 1);
-        if (!tl__winograd_pays(simd, &cv)) return 0;
+        if (!tl__uses_winograd(net, simd, &cv)) return 0;
         users++;
     }
 #else
     (void)net; (void)i;
 #endif
     return users > 0;
+}
+
+// The time at which the block of node i is computed again: before the backward pass of its last node.
+static int tl__time_again(const tl_net *net, int i)
+{
+    int end = i;
+    while (end + 1 < net->node_count && net->nodes[end + 1].block == net->nodes[i].block) end++;
+    return 2 * net->node_count - end;
 }
 
 // The time after which the activation of node i alone is not read any more.
@@ -4172,6 +4193,7 @@ static int tl__last_read(const tl_net *net, int i, int train)
             if (user->input[k] != i) continue;
             last = tl__max(last, user->joined ? tl__last_read(net, j, train) : j);
             if (train && user->wants_grad && tl__backward_reads_input(user->op)) last = tl__max(last, end - 1 - j);
+            if (train && user->again) last = tl__max(last, tl__time_again(net, j));
         }
     }
     return last;
@@ -4189,6 +4211,53 @@ static int tl__first_gradient(const tl_net *net, int i)
         }
     }
     return first;
+}
+
+// Cuts the list into blocks: the layers between two changes of resolution, or up to a sum and its activation.
+static void tl__cut_blocks(tl_net *net, int train)
+{
+    int block = 0;
+    for (int i = 0; i < net->node_count; i++) {
+        tl__node *node = &net->nodes[i];
+        const tl__node *before = i > 0 ? &node[-1] : node;
+        int sum = before->op == TL_OP_ADD || (tl__is_clip(before->op) && net->nodes[before->input[0]].op == TL_OP_ADD);
+        int resizes = node->op == TL_OP_MAX_POOL || node->op == TL_OP_AVG_POOL || node->op == TL_OP_UPSAMPLE ||
+                      node->op == TL_OP_CONV_TRANSPOSE2D;
+        block += train && net->recompute && (resizes || (sum && !tl__is_clip(node->op)));
+        node->block = block;
+    }
+}
+
+static int tl__is_read_elsewhere(const tl_net *net, int i, int block)
+{
+    for (int j = i + 1; j < net->node_count; j++) {
+        const tl__node *user = &net->nodes[j];
+        for (int k = 0; k < user->inputs; k++) {
+            if (user->input[k] != i) continue;
+            if (user->block != block || (user->joined && tl__is_read_elsewhere(net, j, block))) return 1;
+        }
+    }
+    return 0;
+}
+
+// Marks what is computed again: in blocks that learn, but for the last one, whatever no other block reads. Nodes that
+// share a place share its fate.
+static void tl__plan_recomputing(tl_net *net)
+{
+    int count = net->node_count, last = net->nodes[count - 1].block;
+    for (int first = 0, end; first < count; first = end) {
+        int block = net->nodes[first].block, learns = 0;
+        for (end = first; end < count && net->nodes[end].block == block; end++) learns |= net->nodes[end].wants_grad;
+        for (int i = first; i < end; i++) {
+            tl__node *node = &net->nodes[i];
+            node->again = learns && block < last && !node->joined && node->op != TL_OP_INPUT && !node->keep &&
+                          !tl__is_output(net, i) && !tl__has_loss(net, i) && !tl__is_read_elsewhere(net, i, block);
+        }
+    }
+    for (int i = count - 1; i >= 0; i--)
+        if (net->nodes[i].alias >= 0 && !net->nodes[i].again) net->nodes[net->nodes[i].alias].again = 0;
+    for (int i = 0; i < count; i++)
+        if (net->nodes[i].alias >= 0) net->nodes[i].again = net->nodes[net->nodes[i].alias].again;
 }
 
 // Adds a buffer to the list.
@@ -4290,7 +4359,7 @@ static tl_result tl__plan_memory(tl_net *net, int batch, int train, tl_plan *pla
             return tl__refuse(net, TL_ERR_MEMORY, "prepare: the network is too large for a batch of %d, at %s '%s'",
                             batch, tl__op_names[net->nodes[i].op], net->nodes[i].name);
     }
-    int most = 3 * net->node_count + net->loss_count, count = 0, end = 2 * net->node_count + 1;
+    int most = 4 * net->node_count + net->loss_count, count = 0, end = 2 * net->node_count + 1;
     tl__buffer *list = (tl__buffer *)tl__alloc((size_t)most, sizeof *list);
     tl__buffer **order = (tl__buffer **)tl__alloc((size_t)most, 2 * sizeof *order);
     if (!list || !order) {
@@ -4299,35 +4368,45 @@ static tl_result tl__plan_memory(tl_net *net, int batch, int train, tl_plan *pla
         return tl__refuse(net, TL_ERR_MEMORY, "prepare: no memory to plan %d nodes", net->node_count);
     }
     tl__plan_gradients(net);
+    tl__cut_blocks(net, train);
     for (int i = 0; i < net->node_count; i++) net->nodes[i].joined = tl__is_joined(net, i);
     for (int i = 0; i < net->node_count; i++) {
         tl__node *node = &net->nodes[i];
         node->alias = tl__overwrites(net, i, train);
         node->grad_alias = tl__shares_gradient(net, i, train);
         tl__plan_fusion(net, i, train);
+    }
+    tl__plan_recomputing(net);
+    for (int i = 0; i < net->node_count; i++) {
+        tl__node *node = &net->nodes[i];
         int root = i, grad_root = i;
         while (net->nodes[root].alias >= 0) root = net->nodes[root].alias;
         while (net->nodes[grad_root].grad_alias >= 0) grad_root = net->nodes[grad_root].grad_alias;
         int last = tl__last_read(net, i, train), gradient = train && node->wants_grad;
+        int later = tl__max(last, tl__time_again(net, i));       // until then the second activation lives, if there is one
+        if (node->again) last = tl__last_read(net, i, 0);
         size_t values = tl__sample_count(node) * (size_t)batch;
         node->data_lives = last == end && !node->joined;
         node->grad_lives = gradient && node->keep;
         plan->activations_unshared += values * (gradient ? 2 : 1) * sizeof(tl_real);
         if (node->joined) continue;
         if (root == i) tl__add_buffer(list, &count, values, node->op == TL_OP_INPUT ? 0 : i, last, &node->data_at);
+        if (root == i && node->again)
+            tl__add_buffer(list, &count, values, tl__time_again(net, i), later, &node->again_at);
         if (grad_root == i && gradient)
             tl__add_buffer(list, &count, values, tl__first_gradient(net, i), node->keep ? end : end - 1 - i,
                            &node->grad_at);
         for (int k = 0; k < count && grad_root != i; k++) {     // the roots' buffers live as long as this node's
             if (list[k].result == &net->nodes[root].data_at) list[k].last = tl__max(list[k].last, last);
+            if (list[k].result == &net->nodes[root].again_at) list[k].last = tl__max(list[k].last, later);
             if (list[k].result != &net->nodes[grad_root].grad_at || !gradient) continue;
             list[k].first = tl__min(list[k].first, tl__first_gradient(net, i));
             if (node->keep) list[k].last = end;
         }
         size_t aux = tl__aux_count(node, batch);
         if (aux)
-            tl__add_buffer(list, &count, aux, node->folded ? node->alias : i, train && gradient ? end - 1 - i : i,
-                           &node->aux_at);
+            tl__add_buffer(list, &count, aux, node->folded ? node->alias : i,
+                           gradient ? end - 1 - i : node->again ? tl__time_again(net, i) : i, &node->aux_at);
     }
     for (int i = 0; i < net->loss_count; i++) {
         tl__loss_term *term = &net->losses[i];
@@ -4341,6 +4420,9 @@ static tl_result tl__plan_memory(tl_net *net, int batch, int train, tl_plan *pla
     if (tl__on_device(net)) {
         tl_result able = net->backend->check(net);
         if (able) return able;
+        if (net->recompute && train)
+            return tl__refuse(net, TL_ERR_ARGUMENT, "prepare: %s does not recompute activations; leave out `recompute`",
+                              net->device_name);
         scratch.shared = net->backend->scratch(net, batch, train);
         net->mirror_count = tl__place_mirrors(net, batch, train, 0);
     }
@@ -4447,7 +4529,9 @@ static void tl__bind_arena(tl_net *net)
         node->samples = 0;
         node->data_side = node->grad_side = TL__SAME;
         if (device) continue;
-        node->data = node->joined ? NULL : net->arena + root->data_at;
+        node->place[0] = node->joined ? NULL : net->arena + root->data_at;
+        node->place[1] = node->again ? net->arena + root->again_at : node->place[0];
+        node->data = node->place[0];
         node->grad = net->trainable && node->wants_grad && !node->joined ? net->arena + grad_root->grad_at : NULL;
         node->aux = tl__aux_count(node, 1) ? net->arena + node->aux_at : NULL;
     }
@@ -4955,6 +5039,8 @@ static tl_net *tl__copy_structure(const tl_net *net)
     copy->shares_pool = 1;
     copy->isa = net->isa;
     copy->exact = net->exact;
+    copy->recompute = net->recompute;
+    copy->winograd = net->winograd;
     copy->seed = net->seed;
     copy->moment_slots = net->moment_slots;
     if (tl__on_device(net) && net->backend->share(copy, net)) {
@@ -5105,7 +5191,7 @@ static void tl__describe_plan(tl_net *net, int batch, int train, tl__text *out)
 TINYTL_API size_t tl_describe(tl_net *net, int batch, char *text, size_t size)
 {
     tl__text out = { NULL, 0, 0, 0 };
-    tl__printf(&out, "%-28s %-20s %16s %12s %12s\n", "name", "op", "H x W x C", "parameters", "MFLOP");
+    tl__printf(&out, "%-28s %-20s %16s %12s %12s  %s\n", "name", "op", "H x W x C", "parameters", "MFLOP", "kernel");
     for (int i = 0; net && i < net->node_count; i++) {
         const tl__node *node = &net->nodes[i];
         size_t parameters = 0;
@@ -5113,8 +5199,8 @@ TINYTL_API size_t tl_describe(tl_net *net, int batch, char *text, size_t size)
             if (node->tensor[t] >= 0) parameters += net->tensors[node->tensor[t]].count;
         char shape[64];
         snprintf(shape, sizeof shape, "%d x %d x %d", node->h, node->w, node->c);
-        tl__printf(&out, "%-28s %-20s %16s %12zu %12.3f\n", node->name, tl__op_names[node->op], shape, parameters,
-                   tl__node_flops(net, node) / 1e6);
+        tl__printf(&out, "%-28s %-20s %16s %12zu %12.3f  %s\n", node->name, tl__op_names[node->op], shape, parameters,
+                   tl__node_flops(net, node) / 1e6, tl__kernel_name(net, node, batch));
     }
     if (net && !net->status && net->node_count) {
         tl_receptive field = tl_receptive_field(net, tl_last(net));
@@ -6270,16 +6356,26 @@ static const tl__winograd_kernels *tl__winograd_for(const tl__simd_kernels *simd
     return &tl__winograd_v128;
 }
 
-// The cost rule. The transforms cost about as much as a few dozen channels' worth of products, and transforming the
-// weights pays only if enough tiles use them.
-static int tl__winograd_pays(const tl__simd_kernels *simd, const tl__conv *cv)
+static int tl__winograd_fits(const tl__simd_kernels *simd, const tl__conv *cv)
 {
     const tl__window *s = &cv->s;
-    if (!simd || s->kh != 3 || s->kw != 3 || s->sh != 1 || s->sw != 1 || s->dh != 1 || s->dw != 1 || cv->groups != 1)
-        return 0;
-    if (s->pt > 2 || s->pl > 2 || s->oh < 4 || s->ow < 4 || s->c < 16 || cv->out < 16) return 0;
+    return simd && s->kh == 3 && s->kw == 3 && s->sh == 1 && s->sw == 1 && s->dh == 1 && s->dw == 1 && cv->groups == 1 &&
+           s->pt <= 2 && s->pl <= 2;
+}
+
+// The cost rule. The transforms cost about as much as a few dozen channels' worth of products, and transforming the
+// weights pays only if enough tiles use them.
+static int tl__winograd_pays(const tl__conv *cv)
+{
+    const tl__window *s = &cv->s;
+    if (s->oh < 4 || s->ow < 4 || s->c < 16 || cv->out < 16) return 0;
     double tiles = (double)cv->n * tl__ceil_div(s->oh, 4) * tl__ceil_div(s->ow, 4);
     return tiles >= 32;
+}
+
+static int tl__uses_winograd(const tl_net *net, const tl__simd_kernels *simd, const tl__conv *cv)
+{
+    return net->winograd >= 0 && tl__winograd_fits(simd, cv) && (net->winograd > 0 || tl__winograd_pays(cv));
 }
 
 // One pass: `in` channels of the image that is read, `out` of the one that is written (or of the gradient, for
@@ -9055,13 +9151,6 @@ static tl_real *tl__worker_scratch(const tl_net *net, int worker)
     return net->arena + net->scratch_at + net->scratch_shared + net->scratch_worker * (size_t)worker;
 }
 
-#if TL__SIMD
-static int tl__uses_winograd(const tl_net *net, const tl__simd_kernels *simd, const tl__conv *cv)
-{
-    return !net->exact && tl__winograd_pays(simd, cv);
-}
-#endif
-
 // One array as the x of a pass.
 static tl__arrays tl__one_array(tl_real *x, int channels, int add_x, tl_real *y, int add_y, const tl_real *w,
                                 const tl_real *bias)
@@ -9107,6 +9196,20 @@ static void tl__run_conv(tl_net *net, tl__conv_pass pass, const tl__conv *cv, co
     for (size_t i = 0; i < rows * c && arrays->scale; i++) y[i] = y[i] * arrays->scale[i % c] + arrays->bias[i % c];
     if (arrays->sum) tl__add_forward(y, arrays->sum, y, rows * c);
     if (arrays->ceiling > 0) tl__clip_forward(y, y, rows * c, arrays->ceiling);
+}
+
+// How a convolution or dense layer is computed; "" for other nodes.
+static const char *tl__kernel_name(const tl_net *net, const tl__node *node, int batch)
+{
+    if (!tl__is_conv(node->op) || tl__on_device(net)) return "";
+#if TL__SIMD
+    const tl__simd_kernels *simd = tl__simd(net->isa);
+    tl__conv cv = tl__node_conv(net, node, batch);
+    if (tl__uses_winograd(net, simd, &cv)) return "winograd";
+    if (tl__conv_is_fast(simd, &cv)) return tl__is_depthwise(&cv) ? "depthwise" : "tile";
+#endif
+    (void)batch;
+    return "plain";
 }
 
 // x of a convolution, or its gradient: the inputs of a concatenation that was not made.
@@ -9255,7 +9358,9 @@ static void tl__forward_batch_norm(tl_net *net, tl__node *node)
             *running_var = tl__values(net, node, TL__RUNNING_VAR);
     tl_real momentum = node->attr.norm.momentum > 0 ? (tl_real)node->attr.norm.momentum : (tl_real)0.1;
     if (net->adapting) momentum = 1 / (tl_real)net->adapting;          // then the running ones are the mean so far
-    if (tl__uses_batch(net, node)) {
+    if (net->recomputing) {
+        // mean and inv_std are those of the first time
+    } else if (tl__uses_batch(net, node)) {
         work.rows.origin = work.x->data;
         tl_parallel_for(net->pool, tl__bn_blocks(work.count), tl__bn_sums_unit, &work);
         tl__bn_finish(work.x->data, work.partial, work.count, c, tl__norm_eps(node), mean, inv_std, var);
@@ -9961,11 +10066,25 @@ TINYTL_API tl_result tl_forward(tl_net *net, int batch, tl_mode mode)
     return TL_OK;
 }
 
+// The second time: what backward reads of a block, with the statistics of the first.
+static void tl__recompute_block(tl_net *net, int block)
+{
+    net->recomputing = 1;
+    for (int i = 0; i < net->node_count; i++) {
+        tl__node *node = &net->nodes[i];
+        if (!node->again || node->block != block) continue;
+        node->data = node->place[1];
+        tl__forward_node(net, node);
+    }
+    net->recomputing = 0;
+}
+
 static tl_result tl__cpu_backward(tl_net *net)
 {
     if (!net->gradients_live) memset(net->gradients, 0, net->parameter_count * sizeof *net->gradients);
     for (int i = net->node_count - 1; i >= 0; i--) {
         tl__node *node = &net->nodes[i];
+        if (i + 1 == net->node_count || node[1].block != node->block) tl__recompute_block(net, node->block);
         if (!node->wants_grad || node->joined) continue;
         if (!node->grad_written)
             memset(node->grad, 0, tl__sample_count(node) * (size_t)net->batch * sizeof *node->grad);
@@ -10028,14 +10147,22 @@ TINYTL_API tl_result tl_backward_from(tl_net *net, const tl_node *nodes, const t
     return tl__backward_list(net);
 }
 
+static void tl__forget_second_places(tl_net *net)
+{
+    for (int i = 0; i < net->node_count; i++)
+        if (net->nodes[i].again) net->nodes[i].data = net->nodes[i].place[0];
+}
+
 static tl_result tl__cpu_forward(tl_net *net)
 {
+    tl__forget_second_places(net);
     for (int i = 0; i < net->node_count; i++) tl__forward_node(net, &net->nodes[i]);
     return TL_OK;
 }
 
 static int tl__cpu_first_bad(tl_net *net)
 {
+    tl__forget_second_places(net);
     for (int i = 0; i < net->node_count; i++) {
         const tl__node *node = &net->nodes[i];
         tl__forward_node(net, &net->nodes[i]);

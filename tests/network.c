@@ -562,6 +562,44 @@ static void check_plan(tl_net *net, const char *what, int batch, int train)
     CHECK(tl_memory(net, batch, train, &again) == TL_OK && memcmp(&plan, &again, sizeof plan) == 0, "%s: another plan when prepared", what);
 }
 
+// Half of the activations, the same bits; nothing changes for inference.
+static void test_recompute(void)
+{
+    tl_plan plan[2], inference[2];
+    tl_net *nets[2];
+    for (int i = 0; i < 2; i++) {
+        tl_net_desc desc;
+        memset(&desc, 0, sizeof desc);
+        desc.recompute = i;
+        tl_net *net = nets[i] = tl_net_new(&desc);
+        tl_loss_desc loss;
+        memset(&loss, 0, sizeof loss);
+        tl_unet_desc unet;
+        memset(&unet, 0, sizeof unet);
+        unet.classes = 2; unet.width = 8; unet.depth = 3;
+        tl_node x = tl_input(net, 64, 48, 1), y = tl_unet(net, x, &unet);
+        tl_loss(net, y, &loss);
+        tl_optimizer_desc adam;
+        memset(&adam, 0, sizeof adam);
+        adam.kind = TL_ADAMW; adam.lr = 1e-2f;
+        tl_optimizer(net, &adam);
+        CHECK(!tl_memory(net, 3, 0, &inference[i]) && !tl_memory(net, 3, 1, &plan[i]) && !tl_prepare(net, 3, 1), "%s", tl_error(net));
+        tl_real *values = tl_data(net, x);
+        int32_t classes[3 * 64 * 48];
+        tl_rng rng = tl_rng_at(4, TL_RANDOM_USER, 0, 0, 0);
+        for (int k = 0; k < 3 * 64 * 48; k++) { values[k] = (tl_real)tl_random_normal(&rng); classes[k] = values[k] > 0; }
+        for (int step = 0; step < 3; step++) {
+            CHECK(!tl_set_input(net, x, values, 3) && !tl_set_target_index(net, 0, classes, 3) && !tl_forward(net, 3, TL_TRAIN) &&
+                  !tl_backward(net) && !tl_step(net), "%s", tl_error(net));
+        }
+    }
+    CHECK((double)plan[1].activations < 0.6 * (double)plan[0].activations, "%zu bytes instead of %zu", plan[1].activations, plan[0].activations);
+    CHECK(inference[0].total == inference[1].total, "inference needs %zu bytes instead of %zu", inference[1].total, inference[0].total);
+    CHECK(!memcmp(tl_parameters(nets[0]), tl_parameters(nets[1]), tl_parameter_count(nets[0]) * sizeof(tl_real)), "other bits after three steps");
+    tl_net_free(nets[0]);
+    tl_net_free(nets[1]);
+}
+
 static tl_net *unet_of(int size, int width, int depth, tl_norm_kind norm, tl_up_kind up)
 {
     tl_net *net = new_net();
@@ -1157,6 +1195,7 @@ MAIN(network, void)
     test_folded();
     test_outputs();
     test_memory();
+    test_recompute();
     test_no_allocation();
     test_text();
     test_counts();

@@ -150,6 +150,19 @@ static void write_grey(const char *name, int value)
     tl_image_free(&image);
 }
 
+static int same_files(const char *a, const char *b)
+{
+    FILE *first = fopen(temporary_path(a), "rb"), *second = fopen(temporary_path(b), "rb");
+    int x = EOF, y = x, same = first && second;
+    do {
+        if (same) { x = getc(first); y = getc(second); }
+        same &= x == y;
+    } while (same && x != EOF);
+    if (first) fclose(first);
+    if (second) fclose(second);
+    return same;
+}
+
 static void test_sentences(void)
 {
     mkdir(temporary_path("pair"), 0777);
@@ -189,6 +202,8 @@ static void test_sentences(void)
     expect("synth drawn --count 1 --size 32 --diameter 8-12", 0, "1 image of 32x32");
     expect("train drawn --out u.safetensors --size 16 --depth 2 --width 4 --epochs 1 --images 1 --augment none", 0, "1 image of 1 specimen");
     CHECK(strstr(said, "1 epoch, 1 step,"), "%s", said);
+    expect("train drawn --out again.safetensors --size 16 --depth 2 --width 4 --epochs 1 --images 1 --augment none --recompute", 0, "1 image of 1 specimen");
+    CHECK(same_files("u.safetensors", "again.safetensors"), "--recompute changes the result");
     // a broken image does not keep the others from their result
     write_text("broken.png", "no image");
     expect("classify start.safetensors pair/images/a.png broken.png pair/images/b.png --size 16", 1, "2 of 3 images classified");
@@ -208,7 +223,6 @@ static void read_text(const char *name, char *text, size_t size)
     if (file) fclose(file);
 }
 
-// The laser weld of the lectures, and a fixed set with all that belongs to an image.
 // Copies of an image of 16 bits have 16 bits, or there are none.
 static void test_wide_copies(void)
 {
@@ -229,6 +243,7 @@ static void test_wide_copies(void)
 #endif
 }
 
+// The laser weld of the lectures, and a fixed set with all that belongs to an image.
 static void test_augment_command(void)
 {
     static const struct { const char *name, *verdict; } weld[] = {

@@ -152,13 +152,14 @@ static char *draw(uint64_t seed, int keep[64])
 
 typedef struct setting {
     tl_isa isa;
-    int threads, planned, keep_all, train;
+    int threads, planned, keep_all, train, recompute, winograd;
 } setting;
 
 typedef struct net_outcome {
     double *values;
     size_t  count, begin[128];
     char    name[128][TL_NAME_MAX + 24];
+    int     again;               // nodes computed a second time
     int     parts, folded;       // folded: batch norms that are part of a convolution
 } net_outcome;
 
@@ -273,7 +274,7 @@ static void run_network(const char *text, const int *keep, uint64_t seed, int ba
     tl_net_desc desc;
     memset(&desc, 0, sizeof desc);
     memset(out, 0, sizeof *out);
-    desc.seed = 3; desc.isa = s.isa; desc.threads = s.threads;
+    desc.seed = 3; desc.isa = s.isa; desc.threads = s.threads; desc.recompute = s.recompute; desc.winograd = s.winograd;
     tl_net *net = tl_net_new(&desc);
     CHECK(tl_parse(net, text) == TL_OK, "seed %llu: %s", (unsigned long long)seed, tl_error(net));
     for (int i = 0; i < net->node_count; i++) {
@@ -285,7 +286,10 @@ static void run_network(const char *text, const int *keep, uint64_t seed, int ba
           (unsigned long long)seed, tl_error(net));
     CHECK(plan.activations + plan.scratch == net->arena_count * sizeof(tl_real), "seed %llu: the plan is not what was taken",
           (unsigned long long)seed);
-    for (int i = 0; i < net->node_count; i++) out->folded += net->nodes[i].op == TL_OP_BATCH_NORM && net->nodes[i].folded;
+    for (int i = 0; i < net->node_count; i++) {
+        out->folded += net->nodes[i].op == TL_OP_BATCH_NORM && net->nodes[i].folded;
+        out->again += net->nodes[i].again;
+    }
     poison(net);
     if (s.train) {
         for (uint32_t pass = 0; pass < 2; pass++) {       // the second pass finds the arena used, and adds to the gradients
@@ -356,7 +360,7 @@ static int compare_runs(const net_outcome *want, const net_outcome *got, double 
     return !bad;
 }
 
-static int verbose, skip_isa, folded_norms;
+static int verbose, skip_isa, folded_norms, recomputed;
 
 static void test_network(uint64_t seed)
 {
@@ -365,7 +369,7 @@ static void test_network(uint64_t seed)
     int batch = 1 + roll(roll(3) ? 4 : 20);
     if (verbose) printf("%s", text);
     net_outcome planned, other, threads;
-    setting base = { TL_ISA_AUTO, 1, batch, 0, 1 }, s = base;
+    setting base = { TL_ISA_AUTO, 1, batch, 0, 1, 0, 0 }, s = base;
     run_network(text, keep, seed, batch, base, &planned);
     for (size_t i = 0; i < planned.count; i++)
         if (!(planned.values[i] - planned.values[i] == 0)) { printf("seed %llu: not finite\n", (unsigned long long)seed); break; }
@@ -376,6 +380,15 @@ static void test_network(uint64_t seed)
     s = base; s.threads = 3; s.planned = batch + 1 + roll(24);
     run_network(text, keep, seed, batch, s, &other);
     compare_runs(&planned, &other, 0, seed, "3 threads and a larger batch planned");
+    tl__free(other.values);
+    s = base; s.recompute = 1;
+    run_network(text, keep, seed, batch, s, &other);
+    compare_runs(&planned, &other, 0, seed, "activations computed again");
+    recomputed += other.again;
+    tl__free(other.values);
+    s = base; s.winograd = 1;
+    run_network(text, keep, seed, batch, s, &other);
+    compare_runs(&planned, &other, NETWORK_TOLERANCE, seed, "Winograd wherever it is possible");
     tl__free(other.values);
     s = base; s.train = 0;
     run_network(text, keep, seed, batch, s, &other);
@@ -409,6 +422,7 @@ MAIN(random_nets, int argc, char **argv)
     if (argc > 3) skip_isa = atoi(argv[3]);
     for (int i = 0; i < count; i++) test_network(first + (uint64_t)i);
     CHECK(folded_norms >= count / 10, "only %d batch norms became part of a convolution", folded_norms);
+    CHECK(recomputed >= count / 2, "only %d nodes were computed again", recomputed);
     printf("  fast kernels and folded batch norms differ from plain ones by at most %.2g of the largest value\n", worst_network);
     return finish("random networks");
 }

@@ -1165,6 +1165,7 @@ static tl_net *net_to_train(const arguments *a)
     tl_net_desc desc = net_desc(a);
     tl_unet_desc unet = { .classes = int_of(a, "classes"), .width = int_of(a, "width"), .depth = int_of(a, "depth"),
                           .norm = (tl_norm_kind)choice_of(a, "norm"), .up = (tl_up_kind)choice_of(a, "up") };
+    desc.recompute = given(a, "recompute");
     parse_size(text_of(a, "size"), &width, &height);
     if (given(a, "from")) net = open_to_train(a, text_of(a, "from"), &desc);
     else net = new_unet(&desc, width, height, &unet);
@@ -1808,6 +1809,7 @@ static const option train_options[] = {
     CROP,
     { "checkpoint", TEXT, "FILE", NULL, 0, 0, "write the state of the run to this file after every epoch" },
     { "resume", FLAG, NULL, NULL, 0, 0, "go on from the checkpoint if it exists" },
+    { "recompute", FLAG, NULL, NULL, 0, 0, "less memory, more time, the same result: compute activations twice" },
     SEED("of weights, order, pieces, augmentation and splits"), THREADS, END
 };
 typedef char train_options_fit[COUNT(train_options) <= OPTIONS_MAX ? 1 : -1];
