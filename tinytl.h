@@ -1576,6 +1576,8 @@ typedef struct tl_recipe_stage {
     float lr;                   // required, or with rates: of what they leave out
     float block_decay;          // without rates: the rate of each block is this times that of the next one; 0: 1
     tl_stats stats;             // of the batch norms that are frozen; required if there are any
+    tl_stats learn_stats;       // of those that learn; 0: TL_STATS_UPDATE. TL_STATS_RUNNING for small batches, and for
+                                // weights whose norms were folded into the convolutions: those hold no statistics
     tl_optimizer_kind optimizer;    // 0: AdamW
     float momentum;             // SGD: 0: 0.9
     float weight_decay;         // 0: as in tl_optimizer_desc
@@ -23306,7 +23308,8 @@ typedef struct tl__stage_field {
 #define TL__STAGE_FIELD(name, type) { #name, type, offsetof(tl_recipe_stage, name) }
 static const tl__stage_field tl__stage_fields[] = {
     TL__STAGE_FIELD(train, 't'),        TL__STAGE_FIELD(rates, 't'),           TL__STAGE_FIELD(lr, 'f'),
-    TL__STAGE_FIELD(block_decay, 'f'),  TL__STAGE_FIELD(stats, 'b'),           TL__STAGE_FIELD(optimizer, 'o'),
+    TL__STAGE_FIELD(block_decay, 'f'),  TL__STAGE_FIELD(stats, 'b'),           TL__STAGE_FIELD(learn_stats, 'b'),
+    TL__STAGE_FIELD(optimizer, 'o'),
     TL__STAGE_FIELD(momentum, 'f'),     TL__STAGE_FIELD(weight_decay, 'f'),    TL__STAGE_FIELD(no_weight_decay, 'i'),
     TL__STAGE_FIELD(clip_norm, 'f'),    TL__STAGE_FIELD(schedule, 's'),        TL__STAGE_FIELD(constant, 'i'),
     TL__STAGE_FIELD(warmup_share, 'f'), TL__STAGE_FIELD(warmup, 'i'),          TL__STAGE_FIELD(epochs, 'i'),
@@ -23551,6 +23554,9 @@ static tl_result tl__check_stage(tl_net *net, const tl_recipe_stage *s, int numb
         return tl__refuse(net, TL_ERR_ARGUMENT, "%s: the schedule must be constant, cosine or one-cycle", where);
     if ((int)s->stats < 0 || s->stats >= TL_STATS_COUNT)
         return tl__refuse(net, TL_ERR_ARGUMENT, "%s: statistics %d do not exist", where, (int)s->stats);
+    if (s->learn_stats && s->learn_stats != TL_STATS_UPDATE && s->learn_stats != TL_STATS_RUNNING)
+        return tl__refuse(net, TL_ERR_ARGUMENT, "%s: learn_stats is %d; batch norms that learn use update or running "
+                          "statistics", where, (int)s->learn_stats);
     return TL_OK;
 }
 
@@ -23575,7 +23581,7 @@ static tl_result tl__freeze_for(tl_net *net, const tl__step_of *step, int batch)
                           "statistics are possible", step->name, tl__stats_names[s->stats]);
     for (int i = 0; i < net->node_count; i++)
         if (net->nodes[i].op == TL_OP_BATCH_NORM)
-            net->nodes[i].stats = tl__norm_is_selected(net, &net->nodes[i]) ? TL_STATS_UNSET : s->stats;
+            net->nodes[i].stats = tl__norm_is_selected(net, &net->nodes[i]) ? s->learn_stats : s->stats;
     for (int i = 0; i < net->tensor_count; i++)
         net->tensors[i].frozen = net->tensors[i].trained && !net->tensors[i].selected;
     return TL_OK;                                     // tl_fit makes the new plan

@@ -391,12 +391,12 @@ static void check_recipes(void)
     int count = 0;
     for (; tl_recipe_at(count, &name); count++) CHECK(!tl_recipe_named(&recipe, name), "%s: %s", name, tl_error(NULL));
     CHECK(count >= 8 && !tl_recipe_at(-1, NULL), "%d recipes", count);
-    CHECK(!tl_recipe_parse(&recipe, "# two\n[a b]\n train = head, layer4.*  # the top\nlr=1e-3\r\nepochs = 5\nstats=Running\n\n"
+    CHECK(!tl_recipe_parse(&recipe, "# two\n[a b]\n train = head, layer4.*  # the top\nlr=1e-3\r\nepochs = 5\nstats=Running\nlearn_stats=running\n"
                            "[c]\nrates = head 1e-3, all 1e-4\noptimizer = lion\nschedule = one-cycle\nfinish = SGD\nepochs = 7"), "%s",
           tl_error(NULL));
     const tl_recipe_stage *a = &recipe.stage[0], *c = &recipe.stage[1];
     CHECK(recipe.count == 2 && !strcmp(a->name, "a b") && !strcmp(a->train, "head, layer4.*") && a->lr == 1e-3f && a->epochs == 5 &&
-          a->stats == TL_STATS_RUNNING, "first stage");
+          a->stats == TL_STATS_RUNNING && a->learn_stats == TL_STATS_RUNNING, "first stage");
     CHECK(!strcmp(c->rates, "head 1e-3, all 1e-4") && c->optimizer == TL_LION && c->schedule == TL_ONE_CYCLE && c->finish == TL_SGD &&
           c->epochs == 7, "second stage");
     static const struct { const char *text, *line; } wrong[] = {
@@ -507,6 +507,7 @@ static void check_stages(void)
         { { .lr = 1e-3f, .epochs = 2, .train = "layer2.*", .gradual = 1 }, 8, "gradual" },
         { { .lr = 1e-3f, .epochs = 2, .schedule = TL_WARM_RESTARTS }, 8, "schedule" },
         { { .rates = "head 1e-3", .epochs = 2 }, 8, "say nothing about" },
+        { { .lr = 1e-3f, .epochs = 2, .learn_stats = TL_STATS_BATCH }, 8, "learn_stats" },
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         net = trunk_and_head(CLASSES, 3);
@@ -522,6 +523,21 @@ static void check_stages(void)
     desc.batch = 1;
     CHECK(!tl_finetune(net, &desc, NULL), "%s", tl_error(net));
     tl_net_free(net);
+    // norms that learn with running statistics: these stay, scale and shift do not, and one image is enough
+    tl_recipe_stage whole = { .lr = 1e-3f, .epochs = 1, .learn_stats = TL_STATS_RUNNING };
+    desc.stages = &whole;
+    for (desc.batch = 1; desc.batch <= 8; desc.batch += 7) {
+        net = trunk_and_head(CLASSES, 3);
+        CHECK(!tl_prepare(net, desc.batch, 1), "%s", tl_error(net));
+        tl_real *buffers = copy_of(net->buffers, net->buffer_count), *values = copy_of(net->parameters, net->parameter_count);
+        CHECK(!tl_finetune(net, &desc, NULL), "batch %d: %s", desc.batch, tl_error(net));
+        CHECK(!memcmp(buffers, net->buffers, net->buffer_count * sizeof *buffers), "batch %d: running statistics moved", desc.batch);
+        tl_tensor scale = tl_param(net, "layer1.0.bn1.weight");
+        CHECK(memcmp(values + (scale.data - net->parameters), scale.data, scale.count * sizeof *values), "batch %d: a scale stayed", desc.batch);
+        free(buffers);
+        free(values);
+        tl_net_free(net);
+    }
     close_course(&c);
 }
 
