@@ -155,7 +155,7 @@ static void run_model(const char *test, int size, int stages)
     memset(&backbone, 0, sizeof backbone);
     memset(&loss, 0, sizeof loss);
     desc.threads = 2;
-    backbone.name = test; backbone.classes = MODEL_CLASSES; backbone.stages = stages;
+    backbone.name = strncmp(test, "whole_", 6) ? test : test + 6; backbone.classes = MODEL_CLASSES; backbone.stages = stages;
     loss.kind = TL_CROSS_ENTROPY;
     tl_net *net = tl_net_new(&desc);
     tl_node x = tl_input(net, size, size, 3), y = tl_backbone(net, x, &backbone);

@@ -706,7 +706,7 @@ class CifarResNet(torch.nn.Module):
         return self.fc(x.mean((2, 3)))
 
 class Trunk(torch.nn.Module):
-    """The features of AlexNet or VGG with a small head: their dense layers have 10^8 weights."""
+    """The features of AlexNet or VGG with a small head: their dense layers have up to 10^8 weights."""
     def __init__(self, features, channels):
         super().__init__()
         self.features, self.classifier = features, torch.nn.ModuleDict({"6": torch.nn.Linear(channels, CLASSES)})
@@ -714,20 +714,23 @@ class Trunk(torch.nn.Module):
     def forward(self, x):
         return self.classifier["6"](self.features(x).mean((2, 3)))
 
-# NAME SIZE [STAGES]: small inputs, so that every case takes seconds. The classes are 7, the batch is 2.
-PUBLISHED = """alexnet 72 3 | vgg16_bn 32 5 | resnet18 64 | resnet50 64 | squeezenet1_0 72 | squeezenet1_1 72 | mobilenet_v2 64
-    efficientnet_b0 64 | convnext_tiny 32 | vit_tiny_patch16_224 64 | vit_small_patch14_dinov2 42 | resnet20 32 | unet_resnet18 64"""
+# NAME SIZE [STAGES]: small inputs, so that every case takes seconds. The classes are 7, the batch is 2. "whole_alexnet" has the
+# dense layers, which AlexNet and VGG build alike: a map of 3 x 3 is pooled to 6 x 6 and flattened in the order C, H, W.
+PUBLISHED = """alexnet 72 3 | whole_alexnet 127 | vgg16_bn 32 5 | resnet18 64 | resnet50 64 | squeezenet1_0 72 | squeezenet1_1 72
+    mobilenet_v2 64 | efficientnet_b0 64 | convnext_tiny 32 | vit_tiny_patch16_224 64 | vit_small_patch14_dinov2 42 | resnet20 32
+    unet_resnet18 64"""
 TRAINED, CLASSES = ("resnet20", "mobilenet_v2", "efficientnet_b0"), 7
 
 def published_model(name, size):
-    import timm, torchvision
+    import torchvision
     if name.startswith("unet_"):
         return UNetOnResNet(torchvision.models.get_model(name[5:]), CLASSES)
     if name == "resnet20":
         return CifarResNet(20, CLASSES)
     if name.startswith("vit_"):
+        import timm
         return timm.create_model(name, img_size=size, num_classes=CLASSES)
-    model = torchvision.models.get_model(name, num_classes=CLASSES)
+    model = torchvision.models.get_model(name.removeprefix("whole_"), num_classes=CLASSES)
     return Trunk(model.features, 256 if name == "alexnet" else 512) if name[:3] in ("ale", "vgg") else model
 
 def backbones():
