@@ -541,6 +541,37 @@ static void check_stages(void)
     close_course(&c);
 }
 
+// From task to task to task: stages with data of their own give the bits of one call for each.
+static void check_cascade(void)
+{
+    float bright = 0.2f;
+    course c = open_course();
+    tl_dataset *other = tl_dataset_from(18, stripes, &bright);
+    const tl_dataset *const data[3] = { c.train, other, c.valid };
+    tl_recipe_stage stages[3];
+    tl_net *one = trunk_and_head(CLASSES, 3), *each = trunk_and_head(CLASSES, 3);
+    tl_finetune_desc desc = { .train = c.all, .stages = stages, .stage_count = 3, .batch = 6, .seed = 4 };
+    tl_finetune_report report;
+    memset(stages, 0, sizeof stages);
+    for (int i = 0; i < 3; i++) { stages[i].lr = 1e-2f; stages[i].epochs = 2; stages[i].data = data[i]; }
+    CHECK(!tl_finetune(one, &desc, &report) && report.phases == 3 && report.steps == 2 * (4 + 3 + 2), "%d phases, %d steps: %s",
+          report.phases, report.steps, tl_error(one));
+    for (int i = 0; i < 3; i++) {
+        tl_recipe_stage stage = { .lr = 1e-2f, .epochs = 2 };
+        desc.train = data[i];
+        desc.stages = &stage;
+        desc.stage_count = 1;
+        desc.seed = 4 + (uint64_t)i * UINT64_C(0x9E3779B97F4A7C15);       // of phase i, as tl_finetune counts
+        CHECK(!tl_finetune(each, &desc, NULL), "%s", tl_error(each));
+    }
+    CHECK(!memcmp(one->parameters, each->parameters, one->parameter_count * sizeof(tl_real)) &&
+          !memcmp(one->buffers, each->buffers, one->buffer_count * sizeof(tl_real)), "a cascade is not its tasks one after the other");
+    tl_net_free(one);
+    tl_net_free(each);
+    tl_dataset_free(other);
+    close_course(&c);
+}
+
 // Stopped at any place and resumed, a run ends with the same bits.
 static void check_resume(void)
 {
@@ -925,6 +956,7 @@ MAIN(transfer, void)
     check_windows();
     check_shared();
     check_stages();
+    check_cascade();
     check_resume();
     check_copies();
     check_lora();
