@@ -23952,6 +23952,7 @@ static tl_node tl__edit_lora(void *user, tl_net *to, const tl_net *from, int ind
         a.dense.out = rank;
         a.dense.no_bias = b.dense.no_bias = 1;
         b.dense.out = node->c;
+        b.dense.each = attr->dense.each;
     } else {
         a.conv.out = rank;
         a.conv.no_bias = b.conv.no_bias = b.conv.kernel = 1;

@@ -572,6 +572,26 @@ static void check_cascade(void)
     close_course(&c);
 }
 
+// The warm-up is a share of the steps, but at least so many, as far as they are not half of all.
+static void check_warmup(void)
+{
+    static const struct { int epochs, warmup, steps, expected; float share; } rows[] = {
+        { 4, 0, 12, 6, 0 }, { 20, 0, 60, 20, 0 }, { 150, 0, 450, 22, 0 }, { 20, 2, 60, 3, 0 }, { 20, 2, 60, 15, 0.25f }
+    };
+    course c = open_course();
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        tl_net *net = trunk_and_head(CLASSES, 3);
+        tl_recipe_stage stage = { .train = "head", .lr = 1e-2f, .epochs = rows[i].epochs, .warmup = rows[i].warmup,
+                                  .warmup_share = rows[i].share, .stats = TL_STATS_RUNNING };
+        CHECK(!tl_finetune(net, &(tl_finetune_desc){ .train = c.train, .stages = &stage, .stage_count = 1, .batch = 8 }, NULL), "%s", tl_error(net));
+        const tl_schedule *s = &net->optimizer.schedule;
+        CHECK(s->kind == TL_WARMUP_COSINE && s->total == rows[i].steps && s->warmup == rows[i].expected, "row %zu: %d of %d steps", i,
+              s->warmup, s->total);
+        tl_net_free(net);
+    }
+    close_course(&c);
+}
+
 // Stopped at any place and resumed, a run ends with the same bits.
 static void check_resume(void)
 {
@@ -836,6 +856,45 @@ static void check_lora(void)
     close_course(&c);
 }
 
+// Attention has its weights in dense layers: adapters of rank 3 on all of them, in a transformer.
+static void check_lora_attention(void)
+{
+    tl_net *net = tl_net_new(&(tl_net_desc){ .threads = 1, .exact = 1, .seed = 2 });
+    tl_backbone(net, tl_input(net, 32, 32, 3), &(tl_backbone_desc){ .name = "vit_tiny_patch16_224", .classes = CLASSES, .stages = 1 });
+    CHECK(!tl_prepare(net, 1, 0), "%s", tl_error(net));
+    tl_net *adapted = tl_lora(net, "blocks.*.attn.*.weight", 3, &(tl_net_desc){ .threads = 1, .exact = 1 });
+    CHECK(adapted && tl_parameter_count(adapted) == tl_parameter_count(net) + 3 * 3 * ((192 + 576) + (192 + 192)), "lora: %s", tl_error(NULL));
+    if (!adapted) return;
+    static tl_real pixels[32 * 32 * 3];
+    tl_real out[4][CLASSES];
+    tl_rng rng = tl_rng_at(6, TL_RANDOM_USER, 0, 0, 0);
+    for (int i = 0; i < 32 * 32 * 3; i++) pixels[i] = (tl_real)tl_random_normal(&rng);
+    CHECK(!tl_prepare(adapted, 1, 0), "%s", tl_error(adapted));
+    for (int i = 0; i < 4; i++) {                            // as it was; with adapters at zero; with others; merged
+        tl_net *n = i ? adapted : net;
+        for (int k = 0; k < n->tensor_count && i == 2; k++) {
+            tl_tensor t = tl_tensor_at(n, k);
+            for (size_t v = 0; tl_match("*.lora_B.weight", t.name) && v < t.count; v++) t.data[v] = (tl_real)(0.02 * tl_random_normal(&rng));
+        }
+        if (i == 3) CHECK(!tl_lora_merge(n), "%s", tl_error(n));
+        CHECK(!tl_set_input(n, (tl_node){ 1 }, pixels, 1) && !tl_forward(n, 1, TL_EVAL), "%s", tl_error(n));
+        memcpy(out[i], tl_data(n, tl_last(n)), sizeof out[i]);
+    }
+    CHECK(!memcmp(out[0], out[1], sizeof *out), "an adapter that begins at zero changes a transformer");
+    double moved = 0, worst = 0;
+    for (int i = 0; i < CLASSES; i++) {
+        moved = fmax(moved, fabs((double)(out[2][i] - out[1][i])));
+        worst = fmax(worst, fabs((double)(out[3][i] - out[2][i])));
+    }
+    CHECK(moved > 1e-3 && worst < (sizeof(tl_real) == 8 ? 1e-13 : 1e-5), "adapters change %g; merging changes %g", moved, worst);
+    tl_tensor w = tl_param(adapted, "blocks.1.attn.qkv.weight"), was = tl_param(net, "blocks.1.attn.qkv.weight");
+    CHECK(memcmp(w.data, was.data, was.count * sizeof *was.data), "merged weights are the old ones");
+    CHECK(!tl_lora_unmerge(adapted) && !memcmp(tl_param(adapted, "blocks.1.attn.qkv.weight").data, was.data, was.count * sizeof *was.data),
+          "unmerge lost bits");
+    tl_net_free(adapted);
+    tl_net_free(net);
+}
+
 // ---- looking before and after --------------------------------------------------------------
 
 static void check_find_rate(void)
@@ -957,9 +1016,11 @@ MAIN(transfer, void)
     check_shared();
     check_stages();
     check_cascade();
+    check_warmup();
     check_resume();
     check_copies();
     check_lora();
+    check_lora_attention();
     check_find_rate();
     check_reports();
     remove_temporary();
