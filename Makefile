@@ -51,6 +51,7 @@ examples: $(EXAMPLES)
 	cd $(BUILD)/examples && ./12_frozen_norms $(if $(QUICK),1)
 	cd $(BUILD)/examples && ./13_optimizers $(if $(QUICK),2)
 	cd $(BUILD)/examples && ./14_micrographs
+	cd $(BUILD)/examples && ./15_few_labels
 	cd $(BUILD)/examples && ./21_desync $(if $(QUICK),1)
 	cd $(BUILD)/examples && ./22_ising $(if $(QUICK),1)
 
