@@ -131,6 +131,24 @@ static void test_finetune_and_classify(void)
     CHECK(last_number("accuracy: ") == reported, "eval: %g right, finetune: %g", last_number("accuracy: "), reported);
 }
 
+// The same with masks: IoU of the specimens set aside, as eval says it.
+static void test_finetune_masks(void)
+{
+    double iou, loss;
+    write_text("masks.txt", "[all]\nlr = 3e-2\nepochs = 4\n");
+    expect("synth grains --count 8 --size 32 --diameter 8-12", 0, "8 images");
+    expect("train grains --out first.safetensors --size 32 --depth 2 --width 4 --epochs 1 --images 8 --augment none --threads 1", 0, "saved");
+    expect("finetune grains --from first.safetensors --out second.safetensors --recipe masks.txt --holdout 3 --batch 4 --augment none --threads 1", 0,
+           "phase 1 of 1, all: 4 epochs, AdamW");
+    CHECK(strstr(said, "head: kept, 2 classes") && strstr(said, "dec1") && strstr(said, "test specimen"), "%s", said);
+    const char *start = strstr(said, "  loss ");
+    iou = last_number("of 3 specimens");
+    loss = last_number("  loss ");
+    CHECK(start && loss > 0 && loss < 0.5 * strtod(start + 7, NULL) && iou > 0.5, "nothing learnt: loss %g, IoU %g", loss, iou);
+    expect("eval second.safetensors grains --holdout 3", 0, "of 3 specimens");
+    CHECK(last_number("of 3 specimens") == iou, "eval: IoU %g, finetune: %g", last_number("of 3 specimens"), iou);
+}
+
 // ---- what is said ---------------------------------------------------------------------------
 
 // A sentence that speaks of options, not of fields and functions of the library.
@@ -297,6 +315,7 @@ static void test_demo(void)
 int main(void)
 {
     test_finetune_and_classify();
+    test_finetune_masks();
     test_sentences();
     test_augment_command();
     test_wide_copies();
