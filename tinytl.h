@@ -1576,8 +1576,8 @@ typedef struct tl_recipe_stage {
     float lr;                   // required, or with rates: of what they leave out
     float block_decay;          // without rates: the rate of each block is this times that of the next one; 0: 1
     tl_stats stats;             // of the batch norms that are frozen; required if there are any
-    tl_stats learn_stats;       // of those that learn; 0: TL_STATS_UPDATE. TL_STATS_RUNNING for small batches, and for
-                                // weights whose norms were folded into the convolutions: those hold no statistics
+    tl_stats learn_stats;       // of those that learn; 0: TL_STATS_UPDATE. TL_STATS_RUNNING: the network begins as what it
+                                // is in evaluation, small rates do not forget, and a batch may be one image
     tl_optimizer_kind optimizer;    // 0: AdamW
     float momentum;             // SGD: 0: 0.9
     float weight_decay;         // 0: as in tl_optimizer_desc

@@ -4,9 +4,8 @@
 //
 // DATA/images and DATA/specimens.csv with a label for each image. For each seed a third of the specimens of every label is
 // set aside. Frozen: what a linear classifier makes of the features of each block of the network, from the first to the
-// last. With EPOCHS above 0 also: head first, then everything (fine-tuned), with batch norms that keep their running
-// statistics or go over to those of the batch, and the same network from random weights (scratch). Without arguments it
-// says this and ends.
+// last. With EPOCHS above 0 also: head first, so many epochs, then everything as long (fine-tuned), and the same network from
+// random weights for the time of both (scratch). Without arguments it says this and ends.
 
 #define STB_IMAGE_IMPLEMENTATION
 #include <stb/stb_image.h>
@@ -45,26 +44,14 @@ static tl_net *open_network(const char *weights, int classes, int size, uint64_t
     return net;
 }
 
-enum { KEPT, BATCH, SCRATCH, WAYS };
-static const char *const ways[WAYS] = { "fine-tuned", "fine-tuned, batch statistics", "scratch" };
-
-static int has_norms(tl_net *net)
-{
-    int norms = 0;
-    for (int i = 1; i <= tl_node_count(net); i++) norms += tl_node_op(net, (tl_node){ i }) == TL_OP_BATCH_NORM;
-    return norms > 0;
-}
-
 // Accuracy of the whole network on `test` after learning from `train`, beginning with the weights or with random ones.
-static double learn(const char *weights, int way, int classes, int size, const tl_dataset *train, const tl_dataset *test, int epochs,
+static double learn(const char *weights, int scratch, int classes, int size, const tl_dataset *train, const tl_dataset *test, int epochs,
                     uint64_t seed)
 {
-    int scratch = way == SCRATCH;
     static const tl_transform turns[] = { { .kind = TL_FLIP_X, .p = 0.5f }, { .kind = TL_FLIP_Y, .p = 0.5f }, { .kind = TL_ROT90 } };
-    tl_recipe_stage tuned[2] = { { .train = "head", .lr = 1e-3f, .stats = TL_STATS_RUNNING, .epochs = (epochs + 2) / 3 },
-                                 { .rates = "all 1e-4, head 1e-3", .epochs = epochs - epochs / 3,
-                                   .learn_stats = way == KEPT ? TL_STATS_RUNNING : TL_STATS_UPDATE } };
-    tl_recipe_stage random[1] = { { .lr = 1e-3f, .epochs = epochs } };
+    tl_recipe_stage tuned[2] = { { .train = "head", .lr = 1e-2f, .stats = TL_STATS_RUNNING, .epochs = epochs },
+                                 { .rates = "all 5e-4, head 5e-3", .learn_stats = TL_STATS_RUNNING, .epochs = epochs } };
+    tl_recipe_stage random[1] = { { .lr = 1e-3f, .epochs = 2 * epochs } };
     tl_pretrained info;
     tl_net *net = open_network(weights, classes, size, seed, &info);
     if (scratch) {
@@ -95,7 +82,7 @@ int main(int argc, char **argv)
     tl_record record = { 0 };
     for (int i = 0; i < count; i++) { must(tl_dataset_get(data, 0, i, &record), NULL); label[i] = record.label; }
     tl_record_free(&record);
-    static sample frozen[BLOCKS], whole[WAYS];
+    static sample frozen[BLOCKS], whole[2];
     static tl_block_score scores[BLOCKS];
     for (int seed = 1; seed <= seeds; seed++) {
         int n = 0, m = 0;
@@ -106,16 +93,14 @@ int main(int argc, char **argv)
         if (blocks < 0) must(TL_ERR_ARGUMENT, net);
         blocks = blocks < BLOCKS ? blocks : BLOCKS;
         for (int k = 0; k < blocks; k++) add(&frozen[k], scores[k].b);
-        for (int k = 0; k < WAYS && epochs; k++)
-            if (k != BATCH || has_norms(net))
-                add(&whole[k], learn(argv[2], k, classes, size, train, test, epochs, (uint64_t)seed));
+        for (int k = 0; k < 2 && epochs; k++)
+            add(&whole[k], learn(argv[2], k, classes, size, train, test, epochs, (uint64_t)seed));
         tl_dataset_free(train);
         tl_dataset_free(test);
     }
     printf("%s, %s: %d images, %d splits by specimen; accuracy on specimens set aside, mean and deviation\n", argv[1], argv[2], count, seeds);
     for (int k = 0; k + 1 < blocks; k++) printf("    frozen, up to %-14s %.3f +- %.3f\n", scores[k].name, mean(&frozen[k]), spread(&frozen[k]));
-    for (int k = 0; k < WAYS; k++)
-        if (whole[k].count) printf("    %-28s %.3f +- %.3f\n", ways[k], mean(&whole[k]), spread(&whole[k]));
+    for (int k = 0; k < 2 && epochs; k++) printf("    %-28s %.3f +- %.3f\n", k ? "scratch" : "fine-tuned", mean(&whole[k]), spread(&whole[k]));
     free(label); free(aside); free(a); free(b);
     tl_net_free(net);
     tl_dataset_free(data);
