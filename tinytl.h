@@ -20810,6 +20810,29 @@ static const tl__grain_field tl__grain_fields[] = {
 };
 #define TL__GRAIN_FIELDS ((int)(sizeof tl__grain_fields / sizeof *tl__grain_fields))
 
+// Expects a description that was checked.
+static void tl__grains_text(tl_grains_desc *d, tl__text *text)
+{
+    tl__printf(text, "{\n  \"format\": \"tinytl grains 1\"");
+    for (int i = 0; i < TL__GRAIN_FIELDS; i++) {
+        int value;                                           // enums and unsigned have the size of an int
+        memcpy(&value, (const char *)d + tl__grain_fields[i].offset, sizeof value);
+        tl__printf(text, ",\n  \"%s\": %d", tl__grain_fields[i].name, value);
+    }
+    tl__printf(text, ",\n  \"label_width\": ");
+    tl__put_float(text, d->label_width);
+    for (int i = 0; i < TL__GRAIN_RULES; i++) {
+        tl_range *range = tl__grain_range(d, i);
+        if (!tl__range_given(range)) continue;
+        tl__printf(text, ",\n  \"%s\": [", tl__grain_rules[i].name);
+        tl__put_float(text, range->lo);
+        tl__printf(text, ", ");
+        tl__put_float(text, range->hi);
+        tl__printf(text, "]");
+    }
+    tl__printf(text, "\n}\n");
+}
+
 TINYTL_API tl_result tl_grains_save(const tl_grains_desc *desc, const char *path)
 {
     tl_grains_desc d = tl_grains_defaults(desc);
@@ -20819,24 +20842,7 @@ TINYTL_API tl_result tl_grains_save(const tl_grains_desc *desc, const char *path
     if (!path) return tl__fail(NULL, TL_ERR_ARGUMENT, "grains: there is no path");
     tl_result result = tl__check_grains(&d);
     if (result != TL_OK) return result;
-    tl__printf(&text, "{\n  \"format\": \"tinytl grains 1\"");
-    for (int i = 0; i < TL__GRAIN_FIELDS; i++) {
-        int value;                                           // enums and unsigned have the size of an int
-        memcpy(&value, (const char *)&d + tl__grain_fields[i].offset, sizeof value);
-        tl__printf(&text, ",\n  \"%s\": %d", tl__grain_fields[i].name, value);
-    }
-    tl__printf(&text, ",\n  \"label_width\": ");
-    tl__put_float(&text, d.label_width);
-    for (int i = 0; i < TL__GRAIN_RULES; i++) {
-        tl_range *range = tl__grain_range(&d, i);
-        if (!tl__range_given(range)) continue;
-        tl__printf(&text, ",\n  \"%s\": [", tl__grain_rules[i].name);
-        tl__put_float(&text, range->lo);
-        tl__printf(&text, ", ");
-        tl__put_float(&text, range->hi);
-        tl__printf(&text, "]");
-    }
-    tl__printf(&text, "\n}\n");
+    tl__grains_text(&d, &text);
     if (text.failed) result = tl__fail(NULL, TL_ERR_MEMORY, "'%s': no memory to write it", path);
     if (result == TL_OK) result = tl__writer_open(&writer, path);
     if (result == TL_OK) {
@@ -20880,17 +20886,12 @@ static int tl__read_grain_value(tl__json *j, const char *key, tl_grains_desc *d)
     return 0;
 }
 
-TINYTL_API tl_result tl_grains_load(tl_grains_desc *desc, const char *path)
+// `text` has a zero behind its `size` bytes; strings are decoded in place. Changes *desc only if all is well.
+static tl_result tl__parse_grains(char *text, size_t size, const char *path, tl_grains_desc *desc)
 {
-    uint8_t *data;
-    size_t size;
     tl_grains_desc d;
-    if (!desc || !path)
-        return tl__fail(NULL, TL_ERR_ARGUMENT, "grains: there is no path or no place for the description");
     memset(&d, 0, sizeof d);
-    tl_result result = tl__read_file(path, 1 << 20, &data, &size);
-    if (result != TL_OK) return result;
-    tl__json j = { (char *)data, (char *)data + size };
+    tl__json j = { text, text + size };
     const char *key = "the beginning";
     int good = tl__json_take(&j, '{') && !tl__json_take(&j, '}');
     while (good) {
@@ -20901,12 +20902,24 @@ TINYTL_API tl_result tl_grains_load(tl_grains_desc *desc, const char *path)
     if (good) good = tl__json_take(&j, '}');
     if (good) tl__json_space(&j);
     if (!good || j.at != j.end)
-        result = tl__fail(NULL, TL_ERR_FORMAT, "'%s' is no description of grains: '%.40s' is not as expected", path,
-                          key ? key : "a key");
-    tl__free(data);
+        return tl__fail(NULL, TL_ERR_FORMAT, "'%s' is no description of grains: '%.40s' is not as expected", path,
+                        key ? key : "a key");
     tl_grains_desc full = tl_grains_defaults(&d);
-    if (result == TL_OK) result = tl__check_grains(&full);
+    tl_result result = tl__check_grains(&full);
     if (result == TL_OK) *desc = d;
+    return result;
+}
+
+TINYTL_API tl_result tl_grains_load(tl_grains_desc *desc, const char *path)
+{
+    uint8_t *data;
+    size_t size;
+    if (!desc || !path)
+        return tl__fail(NULL, TL_ERR_ARGUMENT, "grains: there is no path or no place for the description");
+    tl_result result = tl__read_file(path, 1 << 20, &data, &size);
+    if (result != TL_OK) return result;
+    result = tl__parse_grains((char *)data, size, path, desc);
+    tl__free(data);
     return result;
 }
 

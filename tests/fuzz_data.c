@@ -1,4 +1,5 @@
-// Fuzz target: images, masks and the table of a folder. See fuzz.h. The first byte says as which of them the others are read.
+// Fuzz target: images, masks, the table of a folder, and descriptions of grains (`synth --like`). See fuzz.h. The first byte says as
+// which of them the others are read.
 
 #include "fuzz.h"
 
@@ -72,10 +73,46 @@ static void use_table(const uint8_t *data, size_t size)
     free(text);
 }
 
+// A description that was accepted must come back from its own text, and give an image.
+static void use_grains(const uint8_t *data, size_t size)
+{
+    char *text = (char *)malloc(size + 1);
+    tl_grains_desc d, again;
+    tl__text written;
+    memcpy(text, data, size);
+    text[size] = 0;
+    memset(&written, 0, sizeof written);
+    tl_result result = tl__parse_grains(text, size, "memory", &d);
+    free(text);
+    if (result != TL_OK) {
+        MUST(strlen(tl_error(NULL)) > 0);
+        return;
+    }
+    d = tl_grains_defaults(&d);
+    tl__grains_text(&d, &written);
+    MUST(!written.failed && tl__parse_grains(written.data, written.length, "memory", &again) == TL_OK);
+    again = tl_grains_defaults(&again);
+    MUST(memcmp(&d, &again, sizeof d) == 0);
+    tl__text_free(&written);
+    tl_image image, mask;
+    memset(&image, 0, sizeof image);
+    memset(&mask, 0, sizeof mask);
+    d.width = 24;
+    d.height = 17;
+    if (d.grains <= 1000) {                                                // a million take minutes
+        result = tl_grains(&d, 0, 0, NULL, &mask, &image);
+        MUST(result == TL_OK || strlen(tl_error(NULL)) > 0);
+        for (int i = 0; result == TL_OK && i < 24 * 17; i++) MUST(((uint8_t *)mask.pixels)[i] <= 1);
+    }
+    tl_image_free(&image);
+    tl_image_free(&mask);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size == 0) return 0;
     if (data[0] & 1) use_table(data + 1, size - 1);
+    else if (data[0] & 2) use_grains(data + 1, size - 1);
     else use_image(data + 1, size - 1);
     return 0;
 }
@@ -89,10 +126,25 @@ int main(int argc, char **argv)
     static const uint8_t png[] = {                         // 2 x 2, gray
         0, 0x89, 'P', 'N', 'G', 13, 10, 26, 10, 0, 0, 0, 13, 'I', 'H', 'D', 'R', 0, 0, 0, 2, 0, 0, 0, 2, 8, 0, 0, 0, 0, 0x57, 0xDD, 0x52, 0xF8,
         0, 0, 0, 17, 'I', 'D', 'A', 'T', 0x78, 1, 1, 6, 0, 0xF9, 0xFF, 0, 0, 255, 0, 255, 0, 0x03, 0xFC, 0x02, 0x00, 0x02, 0x00, 0, 0, 0, 0, 'I', 'E', 'N', 'D', 0xAE, 0x42, 0x60, 0x82 };
-    static const char *const words[] = { "file", "specimen", "label", "x0,y0,x1,y1", "x,y", "1,2,3.5,4", "a.png", "c.png", "\"", "\"\"", ",", "\r\n", "\n", "-1", "2147483647", "99999", "65535", "P5 ", "P6 ", "IHDR", "IDAT",
+    static const char json[] = "\2{\n  \"format\": \"tinytl grains 1\",\n  \"source\": 1,\n  \"look\": 2,\n  \"label_width\": 4.5,\n  \"diameter\": [6, 90],\n  "
+                               "\"bend\": [-1, 0.2],\n  \"electrons\": [1e2, 4.5E+3]\n}\n";
+    char written[4096] = "\2";                             // what `calibrate` writes: every range is there
+    tl_grains_desc desc;
+    tl__text text;
+    memset(&desc, 0, sizeof desc);
+    memset(&text, 0, sizeof text);
+    desc.look = TL_LOOK_SEM;
+    desc = tl_grains_defaults(&desc);
+    tl__grains_text(&desc, &text);
+    MUST(!text.failed && text.length < sizeof written - 2);
+    memcpy(written + 1, text.data, text.length + 1);
+    tl__text_free(&text);
+    static const char *const words[] = { "\"diameter\": [", "\"lloyd\": ", "\"grains\": ", "\"skip\": ", "\"target\": ", "\"periodic\": ", "\"\\u0041", "[-1, -1]", "[1e38, 1e39]",
+        "nan", "{", "}", "file", "specimen", "label", "x0,y0,x1,y1", "x,y", "1,2,3.5,4", "a.png", "c.png", "\"", "\"\"", ",", "\r\n", "\n", "-1", "2147483647", "99999", "65535", "P5 ", "P6 ", "IHDR", "IDAT",
         "PLTE", "tRNS", "#", "255\n", "\xFF\xFF", "x" };
-    const fuzz_seed seeds[] = { { table, sizeof table - 1 }, { grey, sizeof grey - 1 }, { deep, sizeof deep - 1 }, { colour, sizeof colour - 1 }, { png, sizeof png } };
-    return fuzz_main(argc, argv, "fuzz data", seeds, 5, words, (int)(sizeof words / sizeof *words), 100000);
+    const fuzz_seed seeds[] = { { table, sizeof table - 1 }, { grey, sizeof grey - 1 }, { deep, sizeof deep - 1 }, { colour, sizeof colour - 1 }, { png, sizeof png }, { json, sizeof json - 1 },
+                                { written, strlen(written + 1) + 1 } };
+    return fuzz_main(argc, argv, "fuzz data", seeds, 7, words, (int)(sizeof words / sizeof *words), 100000);
 }
 
 #endif
