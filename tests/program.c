@@ -218,6 +218,9 @@ static void test_sentences(void)
     expect("finetune stripes --from start.safetensors --out m.safetensors --recipe wrong.txt", 1, "'wrong.txt': recipe, line 2");
     // one is one
     expect("synth drawn --count 1 --size 32 --diameter 8-12", 0, "1 image of 32x32");
+    CHECK(strstr(said, "is a blind spot of a network trained on it"), "%s", said);
+    expect("train synth --out g.safetensors --size 16 --depth 2 --width 4 --epochs 1 --images 1 --look sem --threads 1", 0, "1 step,");
+    expect("info g.safetensors", 0, "learnt from synthetic grains from source voronoi");
     expect("train drawn --out u.safetensors --size 16 --depth 2 --width 4 --epochs 1 --images 1 --augment none", 0, "1 image of 1 specimen");
     CHECK(strstr(said, "1 epoch, 1 step,"), "%s", said);
     expect("train drawn --out again.safetensors --size 16 --depth 2 --width 4 --epochs 1 --images 1 --augment none --recompute", 0, "1 image of 1 specimen");

@@ -1039,8 +1039,12 @@ static int run_synth(const arguments *a)
         page_print(&rows, "grains_%05d.png,grains_%05d,boundary,tinytl synth\n", i, i);
     if (!failed) failed = save_page(&rows, csv);
     if (failed) synth_remove(folder, grains.count);
-    else printf("%s of %dx%d in '%s', %.1f s\n", count_of(grains.count, "image"), grains.width, grains.height, folder,
-                now() - start);
+    else {
+        char manifest[2000];
+        tl_grains_manifest(&grains, manifest, sizeof manifest);
+        printf("%s of %dx%d in '%s', %.1f s\n%s\n", count_of(grains.count, "image"), grains.width, grains.height, folder,
+               now() - start, manifest);
+    }
     page_free(&rows);
     tl_pool_free(pool);
     return failed;
@@ -1575,6 +1579,7 @@ static void print_tensors(tl_net *net)
         printf("grey values: %g .. %g %s become 0 .. 1\n", (double)(p.lo == p.hi ? 0.5f : p.lo),
                (double)(p.lo == p.hi ? 99.5f : p.hi), p.range == TL_RANGE_IMAGE ? "% of each image" : "of the full range");
     if (*tl_augmentation(net)) printf("%s\n", tl_augmentation(net));
+    if (*tl_notes(net)) printf("learnt from %s\n", tl_notes(net));
     printf("\n%-32s %-14s %10s %10s %10s\n", "tensor", "shape", "values", "mean", "deviation");
     for (int i = 0; i < tl_tensor_count(net); i++) {
         tl_tensor t = tl_tensor_at(net, i);
