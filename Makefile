@@ -54,6 +54,7 @@ examples: $(EXAMPLES)
 	cd $(BUILD)/examples && ./15_few_labels
 	cd $(BUILD)/examples && ./21_desync $(if $(QUICK),1)
 	cd $(BUILD)/examples && ./22_ising $(if $(QUICK),1)
+	cd $(BUILD)/examples && ./23_adaptive $(if $(QUICK),1)
 
 cuda:
 	sh tools/cuda.sh
