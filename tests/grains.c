@@ -253,6 +253,67 @@ static void test_region_labels(void)
     tl_image_free(&picture);
 }
 
+// Share of the pairs of pixels of one grain whose middle belongs to another: 0 if grains are convex.
+static double dents(const tl_world *w)
+{
+    tl_rng rng = tl_rng_at(8, TL_RANDOM_USER, 0, 0, 0);
+    double pairs = 0, outside = 0;
+    for (int k = 0; k < 400000; k++) {
+        int x = (int)tl_random_below(&rng, (uint32_t)w->width), y = (int)tl_random_below(&rng, (uint32_t)w->height);
+        int u = x + 2 * ((int)tl_random_below(&rng, 41) - 20), v = y + 2 * ((int)tl_random_below(&rng, 41) - 20);
+        if (u < 0 || v < 0 || u >= w->width || v >= w->height || w->ids[v * w->width + u] != w->ids[y * w->width + x]) continue;
+        pairs++;
+        outside += w->ids[(y + v) / 2 * w->width + (x + u) / 2] != w->ids[y * w->width + x];
+    }
+    return outside / pairs;
+}
+
+static void test_bend(void)
+{
+    tl_grains_desc d = nothing_special(320, 320, 50);
+    tl_world straight = make(&d, 0);
+    d.bend.lo = d.bend.hi = 0.2f;
+    tl_world bent = make(&d, 0);
+    CHECK(dents(&straight) < 0.001 && dents(&bent) > 0.02, "cells of seeds are convex, bent ones not: %g and %g", dents(&straight), dents(&bent));
+    tl_world_free(&straight);
+    tl_world_free(&bent);
+}
+
+// Every rung alone changes the picture (blur where there is something to blur), and noise is that of the description.
+static void test_rungs(void)
+{
+    tl_grains_desc d = nothing_special(160, 160, 40);
+    d.grain_contrast.lo = d.grain_contrast.hi = 0.1f;
+    d.texture.lo = d.texture.hi = 0.05f;
+    d.precipitates.lo = d.precipitates.hi = 0.1f;
+    d.spots.lo = d.spots.hi = 20;
+    d.blur.lo = d.blur.hi = 1.5f;
+    d.grey.lo = d.grey.hi = 0.6f;
+    d.electrons.lo = d.electrons.hi = 400;
+    d.read_noise.lo = d.read_noise.hi = 0.03f;
+    tl_image plain, picture;
+    memset(&plain, 0, sizeof plain);
+    memset(&picture, 0, sizeof picture);
+    for (int rung = 1; rung <= TL_RUNG_ALL; rung *= 2) {
+        unsigned below = rung == TL_RUNG_BLUR ? TL_RUNG_ALL & ~(unsigned)TL_RUNG_BOUNDARY : TL_RUNG_ALL;
+        d.skip = below;
+        CHECK(!tl_grains(&d, 0, 0, NULL, NULL, &plain), "%s", tl_error(NULL));
+        d.skip = below & ~(unsigned)rung;
+        CHECK(!tl_grains(&d, 0, 0, NULL, NULL, &picture), "%s", tl_error(NULL));
+        CHECK(memcmp(plain.pixels, picture.pixels, 160 * 160) != 0, "rung %d changes nothing", rung);
+    }
+    double sum = 0, squares = 0, n = 160 * 160;
+    for (int i = 0; i < 160 * 160; i++) {                    // the detector alone, the last rung
+        double v = ((uint8_t *)picture.pixels)[i] / 255.0;
+        sum += v;
+        squares += v * v;
+    }
+    double mean = sum / n, variance = squares / n - mean * mean, want = mean / 400 + 0.03 * 0.03;
+    CHECK(fabs(mean - 0.6) < 0.005 && fabs(variance / want - 1) < 0.05, "grey %g, variance %g of %g", mean, variance, want);
+    tl_image_free(&plain);
+    tl_image_free(&picture);
+}
+
 // ---- simulations ---------------------------------------------------------------------------
 
 // Exponent of y over x between the first and the last of n points, by least squares in logarithms.
@@ -553,6 +614,8 @@ MAIN(grains, void)
     test_poisson_voronoi();
     test_cell_geometry();
     test_region_labels();
+    test_bend();
+    test_rungs();
     test_potts();
     test_phase_field();
     test_ising();
