@@ -1162,7 +1162,7 @@ typedef struct tl_grains_desc {
     int      grains;            // mean number of grains in the image, in place of the diameter; 0: by diameter
     int      periodic;          // voronoi: left continues at right and top at bottom; no bending then
     int      lloyd;             // voronoi: steps of Lloyd relaxation, towards equal grains; 0: 1, below 0: none
-    float    label_width;       // width of the boundary in the mask, pixels; 0: 5
+    float    label_width;       // of the boundary in the mask, pixels; 0: that of the drawn line, at least 5
     // Geometry.
     tl_range diameter;          // of the circle of the mean grain's area, in pixels
     tl_range size_spread;       // voronoi: standard deviation of the logarithm of the diameters
@@ -16504,7 +16504,6 @@ TINYTL_API tl_grains_desc tl_grains_defaults(const tl_grains_desc *desc)
     if (d.channels == 0) d.channels = 1;
     if (d.count == 0) d.count = 1000;
     if (d.lloyd == 0) d.lloyd = 1;
-    if (d.label_width == 0) d.label_width = 5;
     if (d.look > TL_LOOK_ANY && d.look < TL_LOOK_COUNT) tl__apply_look(&d, d.look);
     return d;
 }
@@ -16519,8 +16518,8 @@ static tl_result tl__check_grains(tl_grains_desc *d)
         return tl__fail(NULL, TL_ERR_ARGUMENT, "grains: count %d; at least one image is needed", d->count);
     if (d->lloyd > 1000)
         return tl__fail(NULL, TL_ERR_ARGUMENT, "grains: lloyd %d; it must be at most 1000 steps", d->lloyd);
-    if (!(d->label_width > 0 && d->label_width <= 1000))
-        return tl__fail(NULL, TL_ERR_ARGUMENT, "grains: label_width %g; it must be over 0, up to 1000",
+    if (!(d->label_width >= 0 && d->label_width <= 1000))
+        return tl__fail(NULL, TL_ERR_ARGUMENT, "grains: label_width %g; it must be 0 (as the drawn line) to 1000",
                         (double)d->label_width);
     if (d->grains < 0 || d->grains > 1000000)
         return tl__fail(NULL, TL_ERR_ARGUMENT, "grains: %d grains; it must be 0 (use the diameter) to 1000000",
@@ -17930,17 +17929,23 @@ static tl_result tl__picture_noise(const tl__picture *view, tl_rng *rng, float s
     return tl__smooth_noise(rng, spacing, view->width, view->height, view->field[field]);
 }
 
+// How wide the boundaries of an image are drawn, and how dark or bright.
+static float tl__draw_line(const tl__draft *job, const tl_world *world, float *depth)
+{
+    tl_rng rng = tl__draft_rng(job, TL__DRAW_DEPTH);
+    *depth = tl__draw(&rng, job->desc.boundary);
+    float line = tl__draw(&rng, job->desc.line);
+    return line < world->diameter / 6 ? line : world->diameter / 6;      // else small grains drown
+}
+
 // The depth of the boundaries of one image. A range across 0 leaves out the 40 % next to 0 on either side, where the
 // labels would show boundaries that the image does not.
 static void tl__draw_depth(tl__picture *view)
 {
-    tl_rng rng = tl__picture_rng(view, TL__DRAW_DEPTH);
     tl_range range = view->job->desc.boundary;
-    view->depth = tl__draw(&rng, range);
+    view->line = tl__draw_line(view->job, view->world, &view->depth);
     if (range.lo < 0 && range.hi > 0)
         view->depth = 0.6f * view->depth + 0.4f * (view->depth < 0 ? range.lo : range.hi);
-    view->line = tl__draw(&rng, view->job->desc.line);
-    if (view->line > view->world->diameter / 6) view->line = view->world->diameter / 6;   // else small grains drown
 }
 
 // The grey of every grain: at random, by its orientation (with sub-grains and twins), or by phase. A colour image
@@ -18495,6 +18500,16 @@ TINYTL_API tl_result tl_render(const tl_grains_desc *desc, uint32_t epoch, uint3
     return result == TL_OK ? tl__render(&job, world, image) : result;
 }
 
+// People trace a wide etched line in its whole width.
+static float tl__label_width(const tl__draft *job, const tl_world *world)
+{
+    float depth, line;
+    if (job->desc.label_width > 0) return job->desc.label_width;
+    if (job->desc.target != TL_BOUNDARIES || (job->desc.skip & TL_RUNG_BOUNDARY)) return 5;
+    line = tl__draw_line(job, world, &depth);
+    return line > 5 ? line : 5;
+}
+
 TINYTL_API tl_result tl_grains(const tl_grains_desc *desc, uint32_t epoch, uint32_t index,
                                int32_t *ids, tl_image *mask, tl_image *image)
 {
@@ -18504,7 +18519,7 @@ TINYTL_API tl_result tl_grains(const tl_grains_desc *desc, uint32_t epoch, uint3
     tl_result result = tl__draft_init(&job, desc, epoch, index);
     if (result == TL_OK) result = tl__make_world(&job, &world);
     if (result == TL_OK && ids) memcpy(ids, world.ids, tl__world_pixels(&world) * sizeof(int32_t));
-    if (result == TL_OK && mask) result = tl_world_mask(&world, job.desc.target, job.desc.label_width, mask);
+    if (result == TL_OK && mask) result = tl_world_mask(&world, job.desc.target, tl__label_width(&job, &world), mask);
     if (result == TL_OK && image) result = tl__render(&job, &world, image);
     tl_world_free(&world);
     return result;

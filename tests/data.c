@@ -1090,10 +1090,25 @@ static void test_grains(void)
     bad[0].width = 7; bad[1].height = 20000; bad[2].count = -1; bad[3].label_width = -1; bad[4].grey.lo = 0.5f; bad[5].blur.lo = NAN;
     static const char *const says[] = { "7x256", "20000", "count -1", "label_width", "grey", "blur" };
     for (int i = 0; i < 6; i++) CHECK(tl_grains_stream(&bad[i]) == NULL && strstr(tl_error(NULL), says[i]), "bad grains %d: %s", i, tl_error(NULL));
+    // without a width the labels are as wide as the line: 10 here, 80 / 6 below, 5 for a thin one
+    static const float lines[] = { 10, 20, 2 }, widths[] = { 10, 80.0f / 6, 5 };
+    memset(&desc, 0, sizeof desc);
+    desc.width = desc.height = 64;
+    desc.diameter.lo = desc.diameter.hi = 80;
+    for (int i = 0; i < 3; i++) {
+        tl_image given = no_image(), own = no_image();
+        desc.line.lo = desc.line.hi = lines[i];
+        desc.label_width = 0;
+        CHECK(!tl_grains(&desc, 0, 1, NULL, &own, NULL), "%s", tl_error(NULL));
+        desc.label_width = widths[i];
+        CHECK(!tl_grains(&desc, 0, 1, NULL, &given, NULL) && equal(&own, &given), "a line of %g pixels is not labelled in its width", (double)lines[i]);
+        tl_image_free(&given);
+        tl_image_free(&own);
+    }
     memset(&desc, 0, sizeof desc);
     desc.look = TL_LOOK_ETCHED;
     tl_grains_desc full = tl_grains_defaults(&desc), open = tl_grains_defaults(NULL);
-    CHECK(full.width == 256 && full.count == 1000 && full.label_width == 5 && full.diameter.hi > full.diameter.lo, "defaults");
+    CHECK(full.width == 256 && full.count == 1000 && full.label_width == 0 && full.diameter.hi > full.diameter.lo, "defaults");
     CHECK(open.look == TL_LOOK_ANY && open.diameter.hi == 0, "without a look every image draws one");
 }
 

@@ -4,6 +4,7 @@
 //
 //     ladder       drawn up to one rung of the picture and no further
 //     random       one fixed renderer, ranges of a look, ranges of all looks
+//     width        masks 5 or 9 pixels wide, or as wide as the drawn line
 //     twins        twins in the test alone, then also in training
 //     calibrated   fitted to a set, with the noise that was measured there and with guesses
 //     labels       5, 10 and 20 labels of grain_316l: alone, and after synthetic grains; fields are never on both sides
@@ -220,6 +221,16 @@ static void randomised(void)
     close_sets(sets, 4);
 }
 
+static void width(void)
+{
+    static const struct { const char *name; float pixels; } widths[] = { { "5 pixels", 5 }, { "9 pixels", 9 }, { "that of the drawn line, at least 5", 0 } };
+    tl_dataset *sets[4];
+    open_sets(sets);
+    print_head("width of the labels", set_names, 4);
+    for (int i = 0; i < 3; i++) arm(widths[i].name, (tl_grains_desc){ .label_width = widths[i].pixels }, (const tl_dataset *const *)sets, 4);
+    close_sets(sets, 4);
+}
+
 static void twins(void)
 {
     static const char *const names[] = { "no twins", "60 % of the grains with twins" };
@@ -367,16 +378,16 @@ static void labels(void)
 int main(int count, char **words)
 {
     static const struct { const char *name; void (*run)(void); } experiments[] = {
-        { "ladder", ladder }, { "random", randomised }, { "twins", twins }, { "calibrated", calibrated }, { "labels", labels }
+        { "ladder", ladder }, { "random", randomised }, { "width", width }, { "twins", twins }, { "calibrated", calibrated }, { "labels", labels }
     };
     data_root = count > 2 ? words[2] : "../shared/data";
     if (count > 3) steps = atoi(words[3]);
     if (count > 4) seeds = atoi(words[4]);
-    for (int i = 0; i < 5 && count > 1 && steps > 0 && seeds > 0 && seeds <= SEEDS; i++) {
+    for (int i = 0; i < 6 && count > 1 && steps > 0 && seeds > 0 && seeds <= SEEDS; i++) {
         if (strcmp(words[1], experiments[i].name)) continue;
         experiments[i].run();
         return 0;
     }
-    fprintf(stderr, "usage: grains_experiments ladder|random|twins|calibrated|labels DATA [STEPS [SEEDS, up to %d]]\n", SEEDS);
+    fprintf(stderr, "usage: grains_experiments ladder|random|width|twins|calibrated|labels DATA [STEPS [SEEDS, up to %d]]\n", SEEDS);
     return 2;
 }

@@ -1005,7 +1005,7 @@ static int grains_of(const arguments *a, tl_grains_desc *grains)
         like.seed = grains->seed;
         *grains = like;
     }
-    grains->label_width = (float)real_of(a, "label-width");
+    if (given(a, "label-width") || !text_of(a, "like")) grains->label_width = (float)real_of(a, "label-width");
     if (given(a, "look")) grains->look = (tl_look)choice_of(a, "look");
     if (given(a, "source")) grains->source = (tl_source)choice_of(a, "source");
     if (grains->source == TL_PARTICLES) grains->target = TL_PHASES;
@@ -1783,7 +1783,7 @@ static int run_help(const arguments *a);
 static const option synth_options[] = {
     { "count", INTEGER, "N", "100", 1, 99999, "images" },
     { "size", SIZE, "S|WxH", "256", 0, 0, "pixels" },
-    { "label-width", REAL, "PIXELS", "5", 0.5, 100, "width of the boundaries in the masks" },
+    { "label-width", REAL, "PIXELS", "0", 0, 100, "width of the boundaries in the masks; 0: as drawn, at least 5" },
     GRAINS(""),
     SEED("another seed gives other grains"), THREADS, END
 };
@@ -1809,7 +1809,7 @@ static const option train_options[] = {
     { "validate", INTEGER, "N", "0", 0, 1e6, "further specimens, to choose the best epoch by" },
     { "valid", TEXT, "DATA", NULL, 0, 0, "a folder to choose the best epoch by" },
     { "patience", INTEGER, "EPOCHS", "0", 0, 1e6, "stop after so many without a better validation loss; 0: never" },
-    { "label-width", REAL, "PIXELS", "5", 0.5, 100, "synth: width of the boundaries in the masks" },
+    { "label-width", REAL, "PIXELS", "0", 0, 100, "synth: width of the boundaries in the masks; 0: as drawn, at least 5" },
     GRAINS("synth: "),
     CROP,
     { "checkpoint", TEXT, "FILE", NULL, 0, 0, "write the state of the run to this file after every epoch" },
