@@ -22,7 +22,7 @@ EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%,$(wildcard examples/*.c))
 TOGETHER = golden models ops transfer augment backbones data files grains network pretrained random_nets training
 DOUBLE   = golden_double models_double ops_double transfer_double
 LOGIC    = fuzz_data fuzz_model fuzz_text
-TESTS    = $(TOGETHER) $(DOUBLE) memory program $(LOGIC) cuda
+TESTS    = $(TOGETHER) $(DOUBLE) memory program $(LOGIC) cuda cuda_dlopen
 SCRIPTS  = compile check_docs check_cuda
 LOG_OF   = $(patsubst %,$(BUILD)/test/%.log,$(1))
 
@@ -106,6 +106,18 @@ $(BUILD)/%: tests/%.cpp $(wildcard tests/*.h) tinytl.h tinytl_cuda.h $(BUILD)/st
 	@echo "  $(CXX) $@"
 	@$(CXX) -std=c++11 -D_POSIX_C_SOURCE=200809L -DTINYTL_PLAIN $(CFLAGS) $(WARN) $(WERROR) -Wno-unknown-pragmas -I. -Itests \
 		-isystem $(STB) $< -o $@ $(LIBS)
+
+# A driver, NVRTC and NCCL without a GPU, under the names that tinytl_cuda.h looks for.
+$(BUILD)/fake_cuda/libcuda.so.1: tests/fake_cuda.cpp tests/emulator.h tinytl_cuda.h
+	@echo "  $(CXX) $@"
+	@mkdir -p $(@D)
+	@$(CXX) -std=c++11 -D_POSIX_C_SOURCE=200809L $(CFLAGS) $(WARN) $(WERROR) -Wno-unknown-pragmas -fPIC -shared -I. -Itests $< -o $@
+	@ln -sf libcuda.so.1 $(@D)/libnvrtc.so.13
+	@ln -sf libcuda.so.1 $(@D)/libnccl.so.2
+
+$(BUILD)/cuda_dlopen: OPTIONS = -DTINYTL_PLAIN
+$(BUILD)/cuda_dlopen: LIBS += -ldl
+$(BUILD)/cuda_dlopen: tinytl_cuda.h $(BUILD)/fake_cuda/libcuda.so.1
 
 $(BUILD)/stb.ok: tools/fetch_stb.sh
 	@mkdir -p $(BUILD)

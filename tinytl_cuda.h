@@ -61,6 +61,15 @@ typedef struct tl_cuda_desc {
 // Puts a network on a GPU; desc may be NULL. Before tl_prepare. If it fails, the network stays where it is, usable.
 TINYTL_API tl_result tl_use_cuda(tl_net *net, const tl_cuda_desc *desc);
 
+// Several GPUs: networks of one structure, each on a GPU of its own and prepared for training, learn together from
+// batches of their own. tl_cuda_join gives all of them the parameters of the first. In every step, between tl_backward
+// of all and tl_step of all, tl_cuda_average makes the gradients of each their mean, and so the parameters stay equal.
+// Statistics of batch norms are each network's own. NCCL is looked for at run time. The first network keeps the
+// connection; none of them may be freed before the last tl_cuda_average.
+#define TL_CUDA_GPUS 16
+TINYTL_API tl_result tl_cuda_join(tl_net *const *nets, int count);
+TINYTL_API tl_result tl_cuda_average(tl_net *first);
+
 #ifdef __cplusplus
 }
 #endif
@@ -2486,15 +2495,145 @@ typedef struct tl__cu_driver {
     int  (*end_graph)(void *self, void **graph);
     int  (*run_graph)(void *self, void *graph);
     void (*release_graph)(void *self, void *graph);
+    // Several GPUs: arrays of the same size, one on each, become their mean.
+    int  (*join)(void *const *selves, int count, void **ring);
+    int  (*average)(void *ring, float *const *arrays, size_t values);
+    void (*part)(void *ring);
 } tl__cu_driver;
 
 #if defined(TL_CUDA_EMULATOR)
 
 static const tl__cu_driver *tl__cu_the_driver(void);         // tests/emulator_driver.h
 
-#elif defined(__CUDACC__)
+#elif defined(__CUDACC__) || (defined(__linux__) && defined(__GNUC__))
 
-#include <cuda_runtime.h>
+#if defined(__linux__)
+    #include <dlfcn.h>
+#endif
+#if defined(__CUDACC__)
+    #include <cuda_runtime.h>
+#endif
+
+// What failed without a code of CUDA: the codes below 0.
+static TL__THREAD_LOCAL char tl__cu_said[TL__ERROR_MAX];
+
+static int tl__cu_say(const char *format, ...) TL__PRINTF(1);
+static int tl__cu_say(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(tl__cu_said, sizeof tl__cu_said, format, args);
+    va_end(args);
+    return -1;
+}
+
+// ---- libraries that are looked for at run time: nobody has to link with them ---------------
+
+// The first of a list of names, divided by spaces, that can be opened; NULL and a sentence if there is none.
+static void *tl__cu_library(const char *names, const char *what)
+{
+    const char *at = names;
+    char name[256];
+    while (sscanf(at, "%255s", name) == 1) {
+#if defined(__linux__)
+        void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+        if (library) return library;
+#endif
+        at = strstr(at, name) + strlen(name);
+    }
+    tl__cu_say("%s is not installed (looked for %s)", what, names);
+    return NULL;
+}
+
+// Function pointers of a struct, in the order of the names; 0 if all are there.
+static int tl__cu_functions(void *library, const char *const *names, int count, void *functions)
+{
+    for (int i = 0; i < count; i++) {
+        void *address = NULL;
+#if defined(__linux__)
+        address = dlsym(library, names[i]);
+#endif
+        if (!address) return tl__cu_say("a library has no function %s; it is too old", names[i]);
+        memcpy((char *)functions + (size_t)i * sizeof address, &address, sizeof address);     // C has no cast for this
+    }
+    return 0;
+}
+
+static void tl__cu_unload(void *library)
+{
+#if defined(__linux__)
+    if (library) dlclose(library);
+#else
+    (void)library;
+#endif
+}
+
+#define TL__CU_MEMBER(name, arguments) int (*name) arguments;
+#define TL__CU_WORD(name, arguments) #name,
+
+// ---- several GPUs: NCCL --------------------------------------------------------------------
+
+static int tl__cu_number_of(void *self);
+static void *tl__cu_queue_of(void *self);                    // its stream
+
+#define TL__CU_NCCL(F)                                                                                            \
+    F(ncclCommInitAll, (void **rings, int count, const int *devices))                                             \
+    F(ncclAllReduce, (const void *from, void *to, size_t count, int type, int how, void *ring, void *stream))     \
+    F(ncclGroupStart, (void)) F(ncclGroupEnd, (void)) F(ncclCommDestroy, (void *ring))
+
+typedef struct tl__cu_ring {
+    struct { TL__CU_NCCL(TL__CU_MEMBER) } nccl;
+    void *library;
+    int   count;
+    void *rings[TL_CUDA_GPUS], *selves[TL_CUDA_GPUS];
+} tl__cu_ring;
+
+static void tl__cu_part_ring(void *ring_)
+{
+    tl__cu_ring *ring = (tl__cu_ring *)ring_;
+    for (int i = 0; i < ring->count; i++)
+        if (ring->rings[i]) ring->nccl.ncclCommDestroy(ring->rings[i]);
+    tl__cu_unload(ring->library);
+    tl__free(ring);
+}
+
+static int tl__cu_join_ring(void *const *selves, int count, void **out)
+{
+    static const char *const names[] = { TL__CU_NCCL(TL__CU_WORD) };
+    int devices[TL_CUDA_GPUS], code = 0;
+    tl__cu_ring *ring = (tl__cu_ring *)tl__alloc(1, sizeof *ring);
+    if (!ring) return tl__cu_say("no memory");
+    ring->library = tl__cu_library("libnccl.so.2 libnccl.so", "NCCL");
+    if (!ring->library) code = -1;
+    if (!code) code = tl__cu_functions(ring->library, names, (int)(sizeof names / sizeof *names), &ring->nccl);
+    for (int i = 0; i < count && !code; i++) {
+        devices[i] = tl__cu_number_of(selves[i]);
+        ring->selves[i] = selves[i];
+    }
+    if (!code && (code = ring->nccl.ncclCommInitAll(ring->rings, count, devices)) != 0)
+        code = tl__cu_say("NCCL cannot join the GPUs: its error %d", code);
+    if (!code) ring->count = count;
+    if (code) tl__cu_part_ring(ring);
+    else *out = ring;
+    return code;
+}
+
+static int tl__cu_average_ring(void *ring_, float *const *arrays, size_t values)
+{
+    tl__cu_ring *ring = (tl__cu_ring *)ring_;
+    enum { FLOAT = 7, MEAN = 4 };                            // ncclFloat32, ncclAvg
+    int code = ring->nccl.ncclGroupStart(), end;
+    for (int i = 0; i < ring->count && !code; i++)
+        code = ring->nccl.ncclAllReduce(arrays[i], arrays[i], values, FLOAT, MEAN, ring->rings[i],
+                                        tl__cu_queue_of(ring->selves[i]));
+    end = ring->nccl.ncclGroupEnd();
+    if (!code) code = end;
+    return code ? tl__cu_say("NCCL cannot sum the gradients: its error %d", code) : 0;
+}
+
+// ---- compiled by nvcc: the runtime of the toolkit ------------------------------------------
+
+#if defined(__CUDACC__)
 
 #define TL__CU_ADDRESS2(name, P) (const void *)tl_cuda_##name##_f32, (const void *)tl_cuda_##name##_bf16,
 #define TL__CU_ADDRESS(name, P) (const void *)tl_cuda_##name,
@@ -2512,7 +2651,9 @@ static cudaStream_t tl__cu_stream(void *self)
     return ((tl__cu_runtime *)self)->stream;
 }
 
-static const char *tl__cu_rt_error(int code) { return cudaGetErrorString((cudaError_t)code); }
+static int tl__cu_number_of(void *self) { return ((tl__cu_runtime *)self)->device; }
+static void *tl__cu_queue_of(void *self) { return (void *)tl__cu_stream(self); }
+static const char *tl__cu_rt_error(int code) { return code < 0 ? tl__cu_said : cudaGetErrorString((cudaError_t)code); }
 
 static int tl__cu_rt_open(int device, void **self)
 {
@@ -2633,14 +2774,352 @@ static const tl__cu_driver *tl__cu_the_driver(void)
         tl__cu_rt_error,       tl__cu_rt_open,         tl__cu_rt_close, tl__cu_rt_info,   tl__cu_rt_alloc,
         tl__cu_rt_alloc_host,  tl__cu_rt_release,      tl__cu_rt_release_host,            tl__cu_rt_copy,
         tl__cu_rt_clear,       tl__cu_rt_launch,       tl__cu_rt_wait,  tl__cu_rt_begin_graph,
-        tl__cu_rt_end_graph,   tl__cu_rt_run_graph,    tl__cu_rt_release_graph
+        tl__cu_rt_end_graph,   tl__cu_rt_run_graph,    tl__cu_rt_release_graph,
+        tl__cu_join_ring,      tl__cu_average_ring,    tl__cu_part_ring
     };
     return &driver;
 }
 
+// ---- compiled by any compiler: the driver, and NVRTC to compile the kernels ------------------
+//
+//  A program that was built without the CUDA toolkit carries the text of this file. It finds the driver (libcuda.so.1)
+//  and the compiler library (libnvrtc) at run time, compiles the text for the GPU that is there, and keeps the result in
+//  a folder: TINYTL_CUDA_CACHE, or ~/.cache/tinytl; an empty TINYTL_CUDA_CACHE keeps nothing. TINYTL_NVRTC names a
+//  library elsewhere, as in a Python package.
+
 #else
 
-static const tl__cu_driver *tl__cu_the_driver(void) { return NULL; }     // built without nvcc
+#include <sys/types.h>
+
+__asm__(".pushsection .rodata\n"
+        ".weak tl__cu_text\n"                                   // one for all files that have the implementation
+        ".hidden tl__cu_text\n"
+        "tl__cu_text:\n"
+        ".incbin \"" __FILE__ "\"\n"
+        ".byte 0\n"
+        ".popsection\n");
+#ifdef __cplusplus
+extern "C"
+#else
+extern
+#endif
+const char tl__cu_text[];
+
+typedef unsigned long long tl__cu_address;
+
+#define TL__CU_CUDA(F)                                                                                             \
+    F(cuInit, (unsigned flags)) F(cuGetErrorString, (int code, const char **text))                                 \
+    F(cuDeviceGet, (int *device, int number)) F(cuDeviceGetName, (char *name, int size, int device))               \
+    F(cuDeviceGetAttribute, (int *value, int attribute, int device))                                               \
+    F(cuDevicePrimaryCtxRetain, (void **context, int device)) F(cuDevicePrimaryCtxRelease_v2, (int device))        \
+    F(cuCtxSetCurrent, (void *context)) F(cuMemGetInfo_v2, (size_t *free, size_t *total))                          \
+    F(cuMemAlloc_v2, (tl__cu_address *p, size_t bytes)) F(cuMemFree_v2, (tl__cu_address p))                        \
+    F(cuMemAllocHost_v2, (void **p, size_t bytes)) F(cuMemFreeHost, (void *p))                                     \
+    F(cuMemcpyHtoDAsync_v2, (tl__cu_address to, const void *from, size_t bytes, void *stream))                     \
+    F(cuMemcpyDtoHAsync_v2, (void *to, tl__cu_address from, size_t bytes, void *stream))                           \
+    F(cuMemsetD8Async, (tl__cu_address to, unsigned char value, size_t bytes, void *stream))                       \
+    F(cuStreamCreate, (void **stream, unsigned flags)) F(cuStreamDestroy_v2, (void *stream))                       \
+    F(cuStreamSynchronize, (void *stream)) F(cuModuleLoadData, (void **module, const void *image))                 \
+    F(cuModuleUnload, (void *module)) F(cuModuleGetFunction, (void **function, void *module, const char *name))    \
+    F(cuFuncSetAttribute, (void *function, int attribute, int value))                                              \
+    F(cuLaunchKernel, (void *function, unsigned x, unsigned y, unsigned z, unsigned block_x, unsigned block_y,     \
+                       unsigned block_z, unsigned shared, void *stream, void **arguments, void **extra))           \
+    F(cuStreamBeginCapture_v2, (void *stream, int mode)) F(cuStreamEndCapture, (void *stream, void **graph))       \
+    F(cuGraphInstantiateWithFlags, (void **ready, void *graph, unsigned long long flags))                          \
+    F(cuGraphLaunch, (void *ready, void *stream)) F(cuGraphDestroy, (void *graph)) F(cuGraphExecDestroy, (void *ready))
+
+#define TL__CU_NVRTC(F)                                                                                            \
+    F(nvrtcVersion, (int *major, int *minor))                                                                      \
+    F(nvrtcCreateProgram, (void **program, const char *text, const char *name, int headers,                        \
+                           const char *const *texts, const char *const *names))                                    \
+    F(nvrtcCompileProgram, (void *program, int count, const char *const *options))                                 \
+    F(nvrtcGetCUBINSize, (void *program, size_t *size)) F(nvrtcGetCUBIN, (void *program, char *to))                \
+    F(nvrtcGetPTXSize, (void *program, size_t *size)) F(nvrtcGetPTX, (void *program, char *to))                    \
+    F(nvrtcGetProgramLogSize, (void *program, size_t *size)) F(nvrtcGetProgramLog, (void *program, char *to))      \
+    F(nvrtcDestroyProgram, (void **program))
+
+typedef struct tl__cu_cuda { TL__CU_CUDA(TL__CU_MEMBER) } tl__cu_cuda;
+typedef struct tl__cu_nvrtc { TL__CU_NVRTC(TL__CU_MEMBER) } tl__cu_nvrtc;
+
+#define TL__CU_SYMBOL2(name, P) "tl_cuda_" #name "_f32", "tl_cuda_" #name "_bf16",
+#define TL__CU_SYMBOL(name, P) "tl_cuda_" #name,
+static const char *const tl__cu_symbols[] = { TL__CU_TYPED(TL__CU_SYMBOL2) TL__CU_FLOAT(TL__CU_SYMBOL) };
+
+// The driver's function that explains a code; the same for every device.
+static int (*tl__cu_explain)(int code, const char **text);
+
+static const char *tl__cu_dl_error(int code)
+{
+    const char *text = NULL;
+    if (code < 0 || !tl__cu_explain) return tl__cu_said;
+    return tl__cu_explain(code, &text) == 0 && text ? text : "an error that the driver does not know";
+}
+
+// ---- from the text to code for one GPU
+
+// One try: with `ptx` the portable form, which the driver translates. Code that the driver can load, or NULL and a sentence.
+static char *tl__cu_compile_as(const tl__cu_nvrtc *rtc, int major, int minor, int ptx, size_t *size, int *code)
+{
+    char arch[48], *image = NULL;
+    const char *options[3];
+    void *program = NULL;
+    snprintf(arch, sizeof arch, "--gpu-architecture=%s_%d%d", ptx ? "compute" : "sm", major, minor);
+    options[0] = arch; options[1] = "--std=c++14"; options[2] = "-DTINYTL_CUDA_IMPLEMENTATION";
+    *code = rtc->nvrtcCreateProgram(&program, tl__cu_text, "tinytl_cuda.h", 0, NULL, NULL);
+    if (!*code) *code = rtc->nvrtcCompileProgram(program, 3, options);
+    if (!*code) *code = ptx ? rtc->nvrtcGetPTXSize(program, size) : rtc->nvrtcGetCUBINSize(program, size);
+    if (!*code && (image = (char *)tl__alloc(*size + 1, 1)) != NULL)
+        *code = ptx ? rtc->nvrtcGetPTX(program, image) : rtc->nvrtcGetCUBIN(program, image);
+    if (*code) {
+        size_t log_size = 0;
+        char *log = NULL;
+        if (program && !rtc->nvrtcGetProgramLogSize(program, &log_size)) log = (char *)tl__alloc(log_size + 1, 1);
+        if (log) rtc->nvrtcGetProgramLog(program, log);
+        if (log) log[strcspn(log, "\n")] = 0;
+        tl__cu_say("NVRTC cannot compile for %s: error %d%s%.200s", arch + 19, *code, log && *log ? ", " : "", log ? log : "");
+        tl__free(log);
+        tl__free(image);
+        image = NULL;
+    } else if (!image) {
+        tl__cu_say("no memory for %zu bytes of code", *size);
+    }
+    if (program) rtc->nvrtcDestroyProgram(&program);
+    return image;
+}
+
+// Code for this GPU; for one newer than NVRTC, the portable form for the oldest that can be used.
+static char *tl__cu_compile(int major, int minor, size_t *size)
+{
+    enum { NVRTC_ERROR_INVALID_OPTION = 5 };
+    static const char *const names[] = { TL__CU_NVRTC(TL__CU_WORD) };
+    tl__cu_nvrtc rtc;
+    int code = 0;
+    char *image = NULL;
+    const char *own = getenv("TINYTL_NVRTC");
+    void *library = tl__cu_library(own && *own ? own : "libnvrtc.so.13 libnvrtc.so.12 libnvrtc.so",
+                                   "NVRTC, the compiler of the CUDA toolkit,");
+    if (!library) return NULL;
+    if (!tl__cu_functions(library, names, (int)(sizeof names / sizeof *names), &rtc)) {
+        image = tl__cu_compile_as(&rtc, major, minor, 0, size, &code);
+        if (!image && code == NVRTC_ERROR_INVALID_OPTION) image = tl__cu_compile_as(&rtc, 8, 0, 1, size, &code);
+    }
+    tl__cu_unload(library);
+    return image;
+}
+
+// Where the code for a GPU is kept, or 0: nowhere. The name tells the text and the GPU.
+static int tl__cu_cache_path(char *path, size_t size, int major, int minor)
+{
+    const char *folder = getenv("TINYTL_CUDA_CACHE"), *home = getenv("HOME");
+    size_t length = strlen(tl__cu_text);
+    unsigned hash[2];
+    for (unsigned i = 0; i < 2; i++) hash[i] = tl__hash_bytes(2166136261u + i, tl__cu_text, length);
+    if (folder ? !*folder : !home || !*home) return 0;
+    int n = folder ? snprintf(path, size, "%s", folder) : snprintf(path, size, "%s/.cache", home);
+    if (n < 0 || (size_t)n + 80 > size) return 0;
+    mkdir(path, 0777);
+    if (!folder) mkdir(strcat(path, "/tinytl"), 0777);
+    size_t used = strlen(path);
+    snprintf(path + used, size - used, "/cuda-%08x%08x-sm_%d%d", hash[0], hash[1], major, minor);
+    return 1;
+}
+
+// Two programs may write at once: each under a name of its own, then renamed. What fails costs time, nothing else.
+static void tl__cu_keep_image(const char *path, const char *image, size_t size)
+{
+    char own[1100];
+    tl__writer writer;
+    snprintf(own, sizeof own, "%s.%ld", path, (long)getpid());
+    if (tl__writer_open(&writer, own)) return;
+    tl__writer_put(&writer, image, size);
+    if (tl__writer_commit(&writer) == TL_OK && rename(own, path) != 0) remove(own);
+}
+
+// ---- one GPU
+
+typedef struct tl__cu_direct {
+    tl__cu_cuda cuda;
+    void *library, *context, *stream, *module;
+    void *functions[TL__CU_KERNELS];                         // as they are needed
+    int   number, device, major, minor;
+} tl__cu_direct;
+
+static int tl__cu_number_of(void *self) { return ((tl__cu_direct *)self)->number; }
+
+// Every call is for the context of its GPU, which is made that of this thread.
+static tl__cu_direct *tl__cu_direct_of(void *self)
+{
+    tl__cu_direct *direct = (tl__cu_direct *)self;
+    direct->cuda.cuCtxSetCurrent(direct->context);
+    return direct;
+}
+
+static void *tl__cu_queue_of(void *self) { return tl__cu_direct_of(self)->stream; }
+
+static void tl__cu_dl_close(void *self)
+{
+    tl__cu_direct *direct = (tl__cu_direct *)self;
+    if (direct->context) direct->cuda.cuCtxSetCurrent(direct->context);
+    if (direct->stream) direct->cuda.cuStreamDestroy_v2(direct->stream);
+    if (direct->module) direct->cuda.cuModuleUnload(direct->module);
+    if (direct->context) direct->cuda.cuDevicePrimaryCtxRelease_v2(direct->device);
+    tl__free(direct);                                        // the library stays: tl__cu_explain is in it
+}
+
+static int tl__cu_load_module(tl__cu_direct *direct)
+{
+    char path[1024], *image = NULL;
+    size_t size = 0;
+    int keeps = tl__cu_cache_path(path, sizeof path, direct->major, direct->minor), code;
+    if (keeps && tl__read_file(path, (size_t)1 << 30, (uint8_t **)&image, &size) == TL_OK) {
+        code = direct->cuda.cuModuleLoadData(&direct->module, image);
+        tl__free(image);
+        if (!code) return 0;                                 // damaged, or of another driver: made anew
+        direct->module = NULL;
+    }
+    image = tl__cu_compile(direct->major, direct->minor, &size);
+    if (!image) return -1;
+    code = direct->cuda.cuModuleLoadData(&direct->module, image);
+    if (!code && keeps) tl__cu_keep_image(path, image, size);
+    tl__free(image);
+    return code;
+}
+
+static int tl__cu_dl_open(int number, void **self)
+{
+    enum { MAJOR = 75, MINOR = 76, NON_BLOCKING = 1 };       // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_..., CU_STREAM_...
+    static const char *const names[] = { TL__CU_CUDA(TL__CU_WORD) };
+    tl__cu_direct *direct = (tl__cu_direct *)tl__alloc(1, sizeof *direct);
+    if (!direct) return tl__cu_say("no memory");
+    const tl__cu_cuda *cuda = &direct->cuda;
+    int code = 0;
+    direct->number = number;
+    direct->library = tl__cu_library("libcuda.so.1", "the driver of NVIDIA");
+    if (!direct->library) code = -1;
+    if (!code) code = tl__cu_functions(direct->library, names, (int)(sizeof names / sizeof *names), &direct->cuda);
+    if (!code) tl__cu_explain = cuda->cuGetErrorString;
+    if (!code) code = cuda->cuInit(0);
+    if (!code) code = cuda->cuDeviceGet(&direct->device, number);
+    if (!code) code = cuda->cuDeviceGetAttribute(&direct->major, MAJOR, direct->device);
+    if (!code) code = cuda->cuDeviceGetAttribute(&direct->minor, MINOR, direct->device);
+    if (!code) code = cuda->cuDevicePrimaryCtxRetain(&direct->context, direct->device);
+    if (!code) code = cuda->cuCtxSetCurrent(direct->context);
+    if (!code) code = cuda->cuStreamCreate(&direct->stream, NON_BLOCKING);
+    if (!code && direct->major >= 8) code = tl__cu_load_module(direct);     // tl_use_cuda refuses older ones
+    if (code) tl__cu_dl_close(direct);
+    else *self = direct;
+    return code;
+}
+
+static int tl__cu_dl_info(void *self, tl__cu_info *info)
+{
+    enum { SHARED_OPTIN = 97 };
+    tl__cu_direct *direct = tl__cu_direct_of(self);
+    int shared = 0, code = direct->cuda.cuDeviceGetName(info->name, (int)sizeof info->name, direct->device);
+    if (!code) code = direct->cuda.cuMemGetInfo_v2(&info->free, &info->memory);
+    if (!code) code = direct->cuda.cuDeviceGetAttribute(&shared, SHARED_OPTIN, direct->device);
+    info->major = direct->major;
+    info->minor = direct->minor;
+    info->shared = (size_t)shared;
+    return code;
+}
+
+static tl__cu_address tl__cu_address_of(const void *p) { return (tl__cu_address)(size_t)p; }
+
+static int tl__cu_dl_alloc(void *self, void **p, size_t bytes)
+{
+    tl__cu_address address = 0;
+    int code = tl__cu_direct_of(self)->cuda.cuMemAlloc_v2(&address, bytes);
+    *p = code ? NULL : (void *)(size_t)address;
+    return code;
+}
+
+static int tl__cu_dl_alloc_host(void *self, void **p, size_t bytes)
+{
+    return tl__cu_direct_of(self)->cuda.cuMemAllocHost_v2(p, bytes);
+}
+
+static void tl__cu_dl_release(void *self, void *p) { tl__cu_direct_of(self)->cuda.cuMemFree_v2(tl__cu_address_of(p)); }
+static void tl__cu_dl_release_host(void *self, void *p) { tl__cu_direct_of(self)->cuda.cuMemFreeHost(p); }
+
+static int tl__cu_dl_copy(void *self, void *to, const void *from, size_t bytes, int direction)
+{
+    tl__cu_direct *direct = tl__cu_direct_of(self);
+    return direction == TL__CU_TO_DEVICE
+               ? direct->cuda.cuMemcpyHtoDAsync_v2(tl__cu_address_of(to), from, bytes, direct->stream)
+               : direct->cuda.cuMemcpyDtoHAsync_v2(to, tl__cu_address_of(from), bytes, direct->stream);
+}
+
+static int tl__cu_dl_clear(void *self, void *p, size_t bytes)
+{
+    tl__cu_direct *direct = tl__cu_direct_of(self);
+    return direct->cuda.cuMemsetD8Async(tl__cu_address_of(p), 0, bytes, direct->stream);
+}
+
+static int tl__cu_dl_launch(void *self, int kernel, const unsigned grid[3], size_t shared, const void *params)
+{
+    enum { MAX_DYNAMIC_SHARED = 8 };
+    tl__cu_direct *direct = tl__cu_direct_of(self);
+    void *arguments[1], **function = &direct->functions[kernel];
+    int code = 0;
+    arguments[0] = (void *)(size_t)params;
+    if (!*function) code = direct->cuda.cuModuleGetFunction(function, direct->module, tl__cu_symbols[kernel]);
+    if (!code && shared > 48 * 1024) code = direct->cuda.cuFuncSetAttribute(*function, MAX_DYNAMIC_SHARED, (int)shared);
+    if (!code)
+        code = direct->cuda.cuLaunchKernel(*function, grid[0], grid[1], grid[2], 256, 1, 1, (unsigned)shared, direct->stream,
+                                           arguments, NULL);
+    return code;
+}
+
+static int tl__cu_dl_wait(void *self)
+{
+    tl__cu_direct *direct = tl__cu_direct_of(self);
+    return direct->cuda.cuStreamSynchronize(direct->stream);
+}
+
+static int tl__cu_dl_begin_graph(void *self)
+{
+    enum { THREAD_LOCAL_MODE = 1 };
+    tl__cu_direct *direct = tl__cu_direct_of(self);
+    return direct->cuda.cuStreamBeginCapture_v2(direct->stream, THREAD_LOCAL_MODE);
+}
+
+static int tl__cu_dl_end_graph(void *self, void **graph)
+{
+    tl__cu_direct *direct = tl__cu_direct_of(self);
+    void *captured = NULL;
+    int code = direct->cuda.cuStreamEndCapture(direct->stream, &captured);
+    *graph = NULL;
+    if (!code) code = direct->cuda.cuGraphInstantiateWithFlags(graph, captured, 0);
+    if (captured) direct->cuda.cuGraphDestroy(captured);
+    return code;
+}
+
+static int tl__cu_dl_run_graph(void *self, void *graph)
+{
+    tl__cu_direct *direct = tl__cu_direct_of(self);
+    return direct->cuda.cuGraphLaunch(graph, direct->stream);
+}
+
+static void tl__cu_dl_release_graph(void *self, void *graph) { tl__cu_direct_of(self)->cuda.cuGraphExecDestroy(graph); }
+
+static const tl__cu_driver *tl__cu_the_driver(void)
+{
+    static const tl__cu_driver driver = {
+        tl__cu_dl_error,       tl__cu_dl_open,         tl__cu_dl_close, tl__cu_dl_info,   tl__cu_dl_alloc,
+        tl__cu_dl_alloc_host,  tl__cu_dl_release,      tl__cu_dl_release_host,            tl__cu_dl_copy,
+        tl__cu_dl_clear,       tl__cu_dl_launch,       tl__cu_dl_wait,  tl__cu_dl_begin_graph,
+        tl__cu_dl_end_graph,   tl__cu_dl_run_graph,    tl__cu_dl_release_graph,
+        tl__cu_join_ring,      tl__cu_average_ring,    tl__cu_part_ring
+    };
+    return &driver;
+}
+
+#endif // not nvcc
+
+#else
+
+static const tl__cu_driver *tl__cu_the_driver(void) { return NULL; }     // neither nvcc nor Linux
 
 #endif
 
@@ -2704,6 +3183,9 @@ typedef struct tl__cu_device {
     unsigned char *given, *written;     // for each node: its gradient is there, given by the caller; in this pass
     tl__cu_graph  graphs[TL__CU_GRAPHS];
     int           next_graph;
+    void         *ring;                 // of the first of several joined networks
+    tl_net       *joined[TL_CUDA_GPUS];
+    int           joined_count;
 } tl__cu_device;
 
 static tl__cu_device *tl__cu_of(const tl_net *net) { return (tl__cu_device *)net->device; }
@@ -2901,6 +3383,7 @@ static void tl__cu_close(tl_net *net)
 {
     tl__cu_device *dev = tl__cu_of(net);
     if (!dev) return;
+    if (dev->ring) dev->driver->part(dev->ring);
     tl__cu_release(dev);
     dev->driver->close(dev->self);
     tl__free(dev);
@@ -4052,7 +4535,7 @@ TINYTL_API tl_result tl_use_cuda(tl_net *net, const tl_cuda_desc *desc)
     if (!net) return tl__fail(NULL, TL_ERR_ARGUMENT, "use_cuda: no network");
     if (net->status) return net->status;
     if (net->arena || net->device) return tl__refuse(net, TL_ERR_STATE, "use_cuda: call it once, before tl_prepare");
-    if (!driver) return tl__refuse(net, TL_ERR_STATE, "use_cuda: this program was built without nvcc");
+    if (!driver) return tl__refuse(net, TL_ERR_STATE, "use_cuda: on this system the program must be built with nvcc");
     if (desc->device < 0 || (int)desc->math < 0 || desc->math > TL_CUDA_BF16)
         return tl__refuse(net, TL_ERR_ARGUMENT, "use_cuda: device %d and math %d are not possible", desc->device,
                           (int)desc->math);
@@ -4083,6 +4566,65 @@ TINYTL_API tl_result tl_use_cuda(tl_net *net, const tl_cuda_desc *desc)
     net->backend = &backend;
     snprintf(net->device_name, sizeof net->device_name, "%s", dev->info.name);
     return TL_OK;
+}
+
+// ---- several GPUs --------------------------------------------------------------------------
+
+TINYTL_API tl_result tl_cuda_join(tl_net *const *nets, int count)
+{
+    void *selves[TL_CUDA_GPUS], *ring = NULL;
+    if (!nets || count < 1 || count > TL_CUDA_GPUS)
+        return tl__fail(NULL, TL_ERR_ARGUMENT, "cuda_join: %d networks; 1 to %d can learn together", count, TL_CUDA_GPUS);
+    tl__cu_device *first = nets[0] ? tl__cu_of(nets[0]) : NULL;
+    for (int i = 0; i < count; i++) {
+        tl_net *net = nets[i];
+        tl__cu_device *dev = net ? tl__cu_of(net) : NULL;
+        if (!dev || !net->arena || !net->trainable)
+            return tl__fail(NULL, TL_ERR_STATE, "cuda_join: network %d is not prepared for training on a GPU", i + 1);
+        if (dev->ring) return tl__refuse(net, TL_ERR_STATE, "cuda_join: network %d has joined others already", i + 1);
+        if (net->parameter_count != nets[0]->parameter_count)
+            return tl__refuse(net, TL_ERR_SHAPE, "cuda_join: network %d has %zu parameters, the first one %zu", i + 1,
+                              net->parameter_count, nets[0]->parameter_count);
+        for (int k = 0; k < i; k++)
+            if (tl__cu_of(nets[k])->desc.device == dev->desc.device)
+                return tl__refuse(net, TL_ERR_ARGUMENT, "cuda_join: networks %d and %d are both on GPU %d", k + 1, i + 1,
+                                  dev->desc.device);
+        selves[i] = dev->self;
+    }
+    tl_result result = tl__fetch(nets[0], TL__PARAMETERS, 0);
+    if (result) return result;
+    for (int i = 1; i < count; i++) {
+        memcpy(nets[i]->parameters, nets[0]->parameters, nets[0]->parameter_count * sizeof(tl_real));
+        nets[i]->side[TL__PARAMETERS] = TL__HOST_NEWER;
+    }
+    int code = first->driver->join(selves, count, &ring);
+    if (code) return tl__refuse(nets[0], TL_ERR_STATE, "cuda_join: %d GPUs: %s", count, first->driver->error(code));
+    first->ring = ring;
+    first->joined_count = count;
+    memcpy(first->joined, nets, (size_t)count * sizeof *nets);
+    return TL_OK;
+}
+
+TINYTL_API tl_result tl_cuda_average(tl_net *net)
+{
+    tl__cu_device *first = net ? tl__cu_of(net) : NULL;
+    float *arrays[TL_CUDA_GPUS];
+    if (!first || !first->ring)
+        return tl__fail(NULL, TL_ERR_STATE, "cuda_average: call tl_cuda_join first, and give its first network");
+    for (int i = 0; i < first->joined_count; i++) {
+        tl__cu_device *dev = tl__cu_of(first->joined[i]);
+        if (!dev->net->gradients_live)
+            return tl__refuse(net, TL_ERR_STATE, "cuda_average: network %d has no gradients; call tl_backward", i + 1);
+        tl_result result = tl__send(dev->net);
+        if (!result) result = tl__cu_flush(dev);
+        if (result) return tl__refuse(net, result, "cuda_average: network %d: %s", i + 1, dev->what);
+        dev->in_flight = 1;
+        arrays[i] = (float *)(void *)dev->flat[TL__GRADIENTS];
+    }
+    tl__cu_keep_error(first, first->driver->average(first->ring, arrays, net->parameter_count),
+                      "the mean of %zu gradients over %d GPUs", net->parameter_count, first->joined_count);
+    for (int i = 0; i < first->joined_count; i++) first->joined[i]->side[TL__GRADIENTS] = TL__DEVICE_NEWER;
+    return tl__cu_result(first);
 }
 
 #endif // not NVRTC

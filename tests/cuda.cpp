@@ -615,6 +615,61 @@ static void test_errors(void)
 
 #endif
 
+// Two GPUs, each with half of the batch, learn what one learns from all of it: the losses are means over the batch.
+static void test_several_gpus(void)
+{
+    outcome one, two, alone;
+    tl_optimizer_desc o;
+    memset(&o, 0, sizeof o);
+    o.kind = TL_ADAMW; o.lr = 1e-2f;
+    for (int gpus = 0; gpus <= 2; gpus++) {                 // 0: one GPU that sees half of the batch
+        tl_net *nets[2] = { NULL, NULL };
+        int count = gpus == 2 ? 2 : 1, batch = gpus == 1 ? 4 : 2;
+        std::vector<float> x(4 * 4 * 4 * 2), t(4 * 4 * 4 * 3);
+        for (int i = 0; i < count; i++) {
+            tl_net_desc desc;
+            tl_cuda_desc cuda;
+            memset(&desc, 0, sizeof desc);
+            memset(&cuda, 0, sizeof cuda);
+            desc.seed = 7u + (uint64_t)i;                   // joining makes them equal
+            cuda.device = i;
+            nets[i] = tl_net_new(&desc);
+            CHECK(tl_use_cuda(nets[i], &cuda) == TL_OK, "%s", tl_error(nets[i]));
+            build_small(nets[i]);
+            tl_optimizer(nets[i], &o);
+            CHECK(tl_prepare(nets[i], batch, 1) == TL_OK, "%s", tl_error(nets[i]));
+        }
+        CHECK(tl_cuda_average(nets[0]) == TL_ERR_STATE, "a mean without joining");
+        if (count > 1) CHECK(tl_cuda_join(nets, count) == TL_OK, "%s", tl_error(nets[0]));
+        if (count > 1) CHECK(tl_cuda_average(nets[0]) == TL_ERR_STATE, "a mean without gradients");
+        for (uint32_t step = 0; step < 3; step++) {
+            tl_rng rng = tl_rng_at(3, TL_RANDOM_USER, step, 0, 0);
+            for (size_t k = 0; k < x.size(); k++) x[k] = tl_random_normal(&rng);
+            for (size_t k = 0; k < t.size(); k++) t[k] = tl_random_normal(&rng);
+            for (int i = 0; i < count; i++) {
+                tl_node in = { 1 };
+                tl_set_input(nets[i], in, &x[(size_t)i * x.size() / 2], batch);
+                tl_set_target_dense(nets[i], 0, &t[(size_t)i * t.size() / 2], batch);
+                tl_forward(nets[i], batch, TL_TRAIN);
+                CHECK(tl_backward(nets[i]) == TL_OK, "%s", tl_error(nets[i]));
+            }
+            if (count > 1) CHECK(tl_cuda_average(nets[0]) == TL_OK, "%s", tl_error(nets[0]));
+            for (int i = 0; i < count; i++) CHECK(tl_step(nets[i]) == TL_OK, "%s", tl_error(nets[i]));
+        }
+        for (int i = 0; i < count; i++)
+            note(gpus == 2 ? &two : gpus ? &one : &alone, "parameters", "", tl_parameters(nets[i]), tl_parameter_count(nets[i]));
+        for (int i = 0; i < count; i++) tl_net_free(nets[i]);
+    }
+    one.arrays.push_back(one.arrays[0]);
+    one.names.push_back(one.names[0]);
+    compare("two GPUs", &one, &two, 1e-5);
+    CHECK(rms(alone.arrays[0], &two.arrays[0]) > 1e-3, "the other GPU's batch does not count");
+    CHECK(two.arrays[0] == two.arrays[1], "the parameters of two GPUs went apart");
+    tl_net *cpu = tl_net_new(NULL);
+    CHECK(tl_cuda_join(&cpu, 1) == TL_ERR_STATE && tl_cuda_join(NULL, 1) != TL_OK, "joined without a GPU");
+    tl_net_free(cpu);
+}
+
 // The high-level calls: the same program with and without tl_use_cuda.
 static void test_fit(void)
 {
@@ -666,6 +721,9 @@ int main(int argc, char **argv)
         test_errors();
 #endif
         emu_mode = schedules[0];
+#if EMULATED
+        test_several_gpus();
+#endif
         test_optimizers();
         test_fit();
         test_training();

@@ -45,9 +45,9 @@ static const char *emu_error(int code)
 }
 static int emu_open(int device, void **self)
 {
-    static char the_device;
-    if (emu_fails() || device != 0) return EMU_REFUSED;
-    *self = &the_device;
+    static char devices[4];
+    if (emu_fails() || device > 3) return EMU_REFUSED;
+    *self = &devices[device];
     emu_open_count++;
     return EMU_OK;
 }
@@ -118,12 +118,36 @@ static int emu_run_graph(void *, void *graph)
 }
 static void emu_release_graph(void *, void *graph) { delete (emu_graph *)graph; }
 
+static int emu_join(void *const *, int count, void **ring)
+{
+    if (emu_fails()) return EMU_REFUSED;
+    *ring = new int(count);
+    emu_open_count++;
+    return EMU_OK;
+}
+static int emu_average(void *ring, float *const *arrays, size_t values)
+{
+    if (emu_fails()) return EMU_REFUSED;
+    int count = *(int *)ring;
+    for (size_t k = 0; k < values; k++) {
+        float sum = 0;
+        for (int i = 0; i < count; i++) sum += arrays[i][k];
+        for (int i = 0; i < count; i++) arrays[i][k] = sum / (float)count;
+    }
+    return EMU_OK;
+}
+static void emu_part(void *ring)
+{
+    delete (int *)ring;
+    emu_open_count--;
+}
+
 static const tl__cu_driver *tl__cu_the_driver(void)
 {
     static const tl__cu_driver driver = {
         emu_error, emu_open, emu_close, emu_info, emu_alloc_device, emu_alloc_host, emu_release_device, emu_release_host,
         emu_copy_bytes, emu_clear_bytes, emu_launch_kernel, emu_wait_all, emu_begin_graph, emu_end_graph, emu_run_graph,
-        emu_release_graph
+        emu_release_graph, emu_join, emu_average, emu_part
     };
     return &driver;
 }

@@ -1,7 +1,9 @@
 #!/bin/sh
 # check_cuda.sh DIR   Does tinytl_cuda.h compile? As C99 and C++11 without nvcc; with nvcc, where it is installed, for sm_80,
 # sm_90 and the newest GPU that it knows, all warnings as errors, and no main kernel may spill registers or use a stack; with
-# clang, where that is installed instead, the kernels alone. DIR takes what is built.
+# clang, where that is installed instead, the kernels alone. Where NVRTC is installed, it compiles the text that a program built
+# without nvcc carries; the driver's library of the toolkit must have every function that such a program asks for. DIR takes
+# what is built.
 
 dir=${1:?usage: check_cuda.sh DIR}
 passed=0
@@ -66,6 +68,35 @@ END
         -Wno-unknown-cuda-version "$dir/kernels.cu"
 else
     echo "neither nvcc nor clang: the kernels are compiled for no GPU"
+fi
+
+# ---- what a program that was built without nvcc does at run time
+
+toolkit=$(dirname "$(readlink -f "${nvcc:-/usr/local/cuda/bin/nvcc}")")/..
+nvrtc=$(ls "$toolkit"/lib64/libnvrtc.so "$toolkit"/lib/libnvrtc.so 2>/dev/null | head -n 1)
+stub=$(ls "$toolkit"/lib64/stubs/libcuda.so "$toolkit"/lib/stubs/libcuda.so 2>/dev/null | head -n 1)
+cat >"$dir/nvrtc.c" <<'END'
+#define TINYTL_PLAIN
+#define TINYTL_IMPLEMENTATION
+#include "tinytl.h"
+#define TINYTL_CUDA_IMPLEMENTATION
+#include "tinytl_cuda.h"
+int main(void)
+{
+    size_t size = 0;
+    char *image = tl__cu_compile(9, 0, &size);
+    if (!image || size < 100000) fprintf(stderr, "%zu bytes: %s\n", size, tl__cu_said);
+    tl__free(image);
+    return !image || size < 100000;
+}
+END
+good "a program for NVRTC" "${CC:-cc}" -O0 -std=c99 -D_POSIX_C_SOURCE=200809L -I. "$dir/nvrtc.c" -o "$dir/nvrtc" -lm -pthread -ldl
+[ -n "$nvrtc" ] && good "NVRTC: sm_90" env TINYTL_NVRTC="$nvrtc" LD_LIBRARY_PATH="$(dirname "$nvrtc")" "$dir/nvrtc"
+if [ -n "$stub" ] && command -v nm >/dev/null; then
+    "${CC:-cc}" -E -I. "$dir/nvrtc.c" | tr -d '\n' | sed -n 's/.*struct tl__cu_cuda {\([^}]*\)}.*/\1/p' |
+        grep -o '(\*cu[A-Za-z0-9_]*)' | tr -d '(*)' | sort >"$dir/asked"
+    nm -D --defined-only "$stub" | awk '{ print $NF }' | sort >"$dir/driver"
+    good "functions of the driver" test "$(comm -12 "$dir/asked" "$dir/driver" | wc -l)" -gt 25 -a -z "$(comm -23 "$dir/asked" "$dir/driver")"
 fi
 
 echo "check_cuda: $passed passed, $failed failed"
