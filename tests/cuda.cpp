@@ -625,7 +625,7 @@ static void test_several_gpus(void)
     for (int gpus = 0; gpus <= 2; gpus++) {                 // 0: one GPU that sees half of the batch
         tl_net *nets[2] = { NULL, NULL };
         int count = gpus == 2 ? 2 : 1, batch = gpus == 1 ? 4 : 2;
-        std::vector<float> x(4 * 4 * 4 * 2), t(4 * 4 * 4 * 3);
+        std::vector<float> x(4 * 4 * 4 * 2), t(4 * 2 * 2 * 3);
         for (int i = 0; i < count; i++) {
             tl_net_desc desc;
             tl_cuda_desc cuda;
