@@ -2966,6 +2966,9 @@ typedef enum tl__place {
     TL__DATA = TL__FLAT_COUNT, TL__GRAD, TL__TARGET                                  // of a node; of a loss
 } tl__place;
 
+struct tl__job;
+struct tl__scaling;
+
 typedef struct tl_backend {
     tl_result (*forward)(tl_net *net);                   // every node, in order
     tl_result (*losses)(tl_net *net, int gradients);     // values; with gradients, also those of the logits
@@ -2981,6 +2984,9 @@ typedef struct tl_backend {
     tl_result (*finish)(tl_net *net);                    // waits; values of the losses are in place
     tl_result (*share)(tl_net *net, const tl_net *with); // puts a new network on the same device
     void      (*close)(tl_net *net);
+    // Where net->views: batches of tl_fit are made there. Sample `number`, with its transforms 0 .. count-1; then all.
+    tl_result (*view)(tl_net *net, struct tl__job *job, int count, int number, const struct tl__scaling *scaling);
+    tl_result (*make_views)(tl_net *net, int count);
 } tl_backend;
 
 #define TL__STAGES_MAX 8
@@ -3030,6 +3036,7 @@ struct tl_net {
     char      device_name[TL_NAME_MAX];
     int       side[TL__FLAT_COUNT];              // tl__newer of the flat arrays
     size_t    mirror_count;                      // values of the host's part of the arena; 0: the arena is here
+    int       views;                             // the device makes batches, see tl_backend
     // use
     tl_preprocess preprocess;
     char      notes[2001];                       // what it was trained on
@@ -10177,7 +10184,8 @@ static const tl_backend *tl__cpu(void)
 {
     static const tl_backend cpu = { tl__cpu_forward,   tl__cpu_losses, tl__cpu_backward, tl__cpu_step,
                                     tl__cpu_first_bad, NULL,           NULL,             NULL,
-                                    NULL,              NULL,           NULL,             NULL, NULL };
+                                    NULL,              NULL,           NULL,             NULL,
+                                    NULL,              NULL,           NULL };
     return &cpu;
 }
 
@@ -21759,6 +21767,9 @@ static tl_result tl__fit_partner(tl__job *job, int number, tl_record *out)
     return result ? result : tl__augment_partner(job, number, other.from, out);
 }
 
+// The device makes the batches.
+static int tl__on_views(const tl__fit *fit) { return fit->net->views && !fit->unlabelled; }
+
 static tl_result tl__fill_slot(tl__fit *fit, tl__slot *slot, int sample)
 {
     const tl__batch *batch = &fit->batch_ahead;
@@ -21783,7 +21794,6 @@ static tl_result tl__fill_slot(tl__fit *fit, tl__slot *slot, int sample)
         window->y0 = tl__min(place->y, tl__max(image->height - height, 0));
         window->x1 = tl__min(window->x0 + width, image->width);
         window->y1 = tl__min(window->y0 + height, image->height);
-        result = tl__augment(&job, 0);
     } else {
         job.transforms = fit->desc->augment;
         job.partner = tl__fit_partner;
@@ -21791,8 +21801,10 @@ static tl_result tl__fill_slot(tl__fit *fit, tl__slot *slot, int sample)
         job.seed = fit->desc->seed;
         job.crop_w = width;
         job.crop_h = height;
-        result = tl__augment(&job, fit->desc->augment_count);
     }
+    int transforms = batch->validating ? 0 : fit->desc->augment_count;
+    if (tl__on_views(fit)) return fit->net->backend->view(fit->net, &job, transforms, sample, &scaling);
+    result = tl__augment(&job, transforms);
     if (result) return result;
     tl__fill_input((tl_real *)(void *)slot->staged, height, width, &record->image, 0, 0, &scaling);
     char *at = slot->staged + (tl__sample_count(fit->input) * sizeof(tl_real) + 7) / 8 * 8;
@@ -21953,7 +21965,7 @@ static tl_result tl__fill_batch(tl__fit *fit, const tl__batch *batch, int total)
     }
     for (int i = 0; i < batch->count; i++) {
         if (fit->slots[i].result) return tl__refuse(fit->net, fit->slots[i].result, "%s", fit->slots[i].error);
-        tl__place_slot(fit, i);
+        if (!tl__on_views(fit)) tl__place_slot(fit, i);
     }
     fit->filled = fit->input->samples = batch->count;
     fit->input->data_side = TL__HOST_NEWER;
@@ -21962,6 +21974,8 @@ static tl_result tl__fill_batch(tl__fit *fit, const tl__batch *batch, int total)
         term->target_count = term->weight_count = fit->unlabelled ? 0 : batch->count;
         if (term->target_of == i) term->target_side = TL__HOST_NEWER;
     }
+    tl_result made = tl__on_views(fit) ? fit->net->backend->make_views(fit->net, batch->count) : TL_OK;
+    if (made) return made;
     fit->batch_ahead.first += batch->count;
     fit->batch_ahead.count = tl__min(fit->batch, total - fit->batch_ahead.first);
     if (fit->batch_ahead.count > 0) tl__loader_order(fit);

@@ -30,8 +30,8 @@
 // CONTENTS: the tags are those of tinytl.h, so >>conv here is the GPU's side of >>conv there. Per operation the plain
 // kernel comes first.
 //
-//     INTERFACE, KERNELS (>>random >>conv >>norm >>activation >>pool >>resample >>join >>attention >>loss >>optim),
-//     HOST (>>net >>execute)
+//     INTERFACE, KERNELS (>>random >>conv >>norm >>activation >>pool >>resample >>join >>attention >>loss >>optim
+//     >>augment), HOST (>>net >>execute >>augment)
 
 #ifndef TINYTL_CUDA_H
 #define TINYTL_CUDA_H
@@ -55,6 +55,9 @@ typedef struct tl_cuda_desc {
     int device;            // number of the GPU
     tl_cuda_math math;
     int no_graph;          // 1: launch kernels one by one, not as a CUDA graph
+    int augment;           // 1: tl_fit makes its batches on the GPU, with the values that they have on the CPU: all geometry,
+                           // brightness, brightness_contrast, invert, gamma, gauss_noise. A list with another transform
+                           // is refused. Images go over the bus as bytes. Takes room for a dozen inputs of each sample
     int debug;             // 1: wait after every kernel, so that an error names the kernel that made it
 } tl_cuda_desc;
 
@@ -175,6 +178,47 @@ typedef struct tl__cu_dropout {
     int             whole, add;         // whole: number 0 of a sample decides for all of it
 } tl__cu_dropout;
 
+#define TL__CU_VIEW_STEPS 8             // on grey values, in a map
+#define TL__CU_VIEW_MAPS 3
+
+// One map of a sample: where pixels come from, tl__warp, and what is done to grey values then. Maps before the last leave
+// f32 pixels and a mask in the sample's room; the last makes the input and the targets.
+typedef struct tl__cu_view {
+    double   a[9], b[9];
+    tlk_size pixels, mask, lines;       // where they lie in the room, in bytes
+    tlk_size to_pixels, to_mask;
+    int      width, height, floats;     // of the piece of the image; 1: f32, 0: u8
+    int      out_w, out_h;              // of what is made, 0: nothing; where the input is larger, it is mirrored
+    int      number, map;               // of the sample; of the map, from 0
+    int      border, ignore, bicubic;
+    float    fill;
+    int      waves;                     // 0: none, 1: a lattice of normal deviates, 2: the same along a row
+    int      canvas_w, canvas_h, canvas_x, canvas_y;     // part of the canvas of the displacement
+    int      columns, first_row, first_column, rows;     // of the lattice; all columns count, those from the first are kept
+    float    spacing, way[2];
+    unsigned wave_counter[2][4], wave_key[2];
+    int      label, masked, steps;
+    unsigned used;                      // bytes of the room that the host fills
+    struct {
+        int      kind;                  // TL__CU_SCALE ...
+        float    gain, shift;
+        unsigned counter[4], key[2];
+    } step[TL__CU_VIEW_STEPS];
+    float    mean[4], inverse[4];
+    int      bgr;
+} tl__cu_view;
+
+enum { TL__CU_SCALE, TL__CU_POWER, TL__CU_NOISE };
+
+typedef struct tl__cu_views {
+    const tl__cu_view *views;
+    const char *rooms;                  // of `room` bytes for each sample
+    float    *lattices;                 // of `nodes` values for each map, sample and direction
+    void     *out;                      // the input, or class indices
+    tlk_size  room, nodes;
+    int       samples, h, w, c, masks;
+} tl__cu_views;
+
 typedef struct tl__cu_loss {
     const void  *x;
     void        *dx;
@@ -226,10 +270,11 @@ typedef struct tl__cu_step {
     K(slice, join) K(mul_channels, join) K(mul_channels_sums, join) K(dropout, dropout)                              \
     K(parameter_forward, join) K(parameter_backward, join)                                                           \
     K(attention_forward, attention) K(attention_backward_queries, attention) K(attention_backward_keys, attention)   \
-    K(loss_sums, loss) K(dice_sums, loss) K(loss_gradient, loss)
+    K(loss_sums, loss) K(dice_sums, loss) K(loss_gradient, loss) K(view_input, views)
 #define TL__CU_FLOAT(K)                                                                                              \
     K(reduce_parts, reduce) K(bn_merge, norm) K(bn_eval, norm) K(bn_backward_finish, norm)                           \
-    K(gn_backward_means, norm) K(loss_finish, loss) K(step_norm, step) K(step_scale, step) K(step_update, step)
+    K(gn_backward_means, norm) K(loss_finish, loss) K(step_norm, step) K(step_scale, step) K(step_update, step)   \
+    K(view_lattice, views) K(view_map, views) K(view_targets, views)
 
 // ============================================================================================
 //  KERNELS
@@ -2433,6 +2478,309 @@ TLK void tlk_step_update(const tl__cu_step &p)
     }
 }
 
+// ============================================================================================
+// >>augment: batches that are made here, the same values as on the CPU
+//
+//  The host draws the numbers that belong to a whole image (an angle, a strength) and sends the piece of the image that
+//  the window needs, as bytes; a thread then makes one pixel of the window: it asks the map where the pixel comes from,
+//  reads the four around that place and does the steps on grey values one after the other. Every function has the
+//  formulas and the order of the operations of its namesake in tinytl.h; numbers that belong to a pixel have the same
+//  address in the generator. What remains is the rounding of logarithm, root, sine and of fused multiply-adds.
+// ============================================================================================
+
+TLK float *tlk_lattice(const tl__cu_views &p, const tl__cu_view &v, int k)
+{
+    return p.lattices + (2 * ((tlk_size)v.map * p.samples + v.number) + k) * p.nodes;
+}
+
+TLK char *tlk_room(const tl__cu_views &p, const tl__cu_view &v) { return (char *)p.rooms + (tlk_size)v.number * p.room; }
+
+// Makes the lattices of displacements. blockIdx: nodes, direction, sample.
+TLK void tlk_view_lattice(const tl__cu_views &p)
+{
+    const tl__cu_view &v = p.views[blockIdx.z];
+    int i = (int)(blockIdx.x * TLK_THREADS + threadIdx.x), k = (int)blockIdx.y;
+    if (v.waves != 1 || i >= v.rows * v.columns) return;
+    unsigned node = (unsigned)(v.first_row * v.columns + i), counter[4], bits[4];
+    for (int e = 0; e < 4; e++) counter[e] = v.wave_counter[k][e];
+    counter[0] += node / 4;                                     // four bits of a block make four deviates, in pairs
+    tlk_philox(counter, v.wave_key, bits);
+    unsigned first = node % 4 / 2 * 2;
+    float radius = sqrtf(-2.0f * logf(((float)bits[first] + 1.0f) * (1.0f / 4294967296.0f)));
+    float angle = 6.2831853f * ((float)bits[first + 1] * (1.0f / 4294967296.0f));
+    tlk_lattice(p, v, k)[i] = radius * (node % 2 ? sinf(angle) : cosf(angle));
+}
+
+TLK void tlk_spline(float t, float w[4])
+{
+    float s = 1 - t;
+    w[0] = s * s * s / 6;
+    w[1] = (4 - 6 * t * t + 3 * t * t * t) / 6;
+    w[2] = (4 - 6 * s * s + 3 * s * s * s) / 6;
+    w[3] = t * t * t / 6;
+}
+
+// The displacement at a pixel of the canvas.
+TLK float tlk_wave(const tl__cu_views &p, const tl__cu_view &v, int k, int x, int y)
+{
+    if (v.waves == 2) return ((const float *)(tlk_room(p, v) + v.lines))[k * v.canvas_h + y];
+    float at_x = (float)(v.canvas_x + x) / v.spacing, at_y = (float)(v.canvas_y + y) / v.spacing, wx[4], wy[4], line[4];
+    float column = floorf(at_x), row = floorf(at_y);
+    tlk_spline(at_x - column, wx);
+    tlk_spline(at_y - row, wy);
+    const float *node = tlk_lattice(p, v, k) + ((int)row - v.first_row) * v.columns + (int)column;
+    for (int c = 0; c < 4; c++)
+        line[c] = (wy[0] * node[c] + wy[1] * node[v.columns + c] + wy[2] * node[2 * v.columns + c] +
+                   wy[3] * node[3 * v.columns + c]) * (315.0f / 151.0f);
+    float wave = line[0] * wx[0] + line[1] * wx[1] + line[2] * wx[2] + line[3] * wx[3];
+    return v.way[k] * (wave < -5 ? -5.0f : wave > 5 ? 5.0f : wave);
+}
+
+struct tlk_point {
+    double x, y;
+};
+
+TLK tlk_point tlk_transform(const double m[9], double x, double y)
+{
+    double w = m[6] * x + m[7] * y + m[8];
+    if (w > -1e-9 && w < 1e-9) w = w < 0 ? -1e-9 : 1e-9;
+    tlk_point to = { (m[0] * x + m[1] * y + m[2]) / w, (m[3] * x + m[4] * y + m[5]) / w };
+    return to;
+}
+
+TLK double tlk_clamp(double v, double lo, double hi) { return v < lo ? lo : v > hi ? hi : v; }
+
+// Where (x, y) comes from.
+TLK tlk_point tlk_source(const tl__cu_views &p, const tl__cu_view &v, double x, double y)
+{
+    tlk_point q = tlk_transform(v.b, x, y);
+    if (!v.waves) return tlk_transform(v.a, q.x, q.y);
+    double in_x = tlk_clamp(q.x, 0, v.canvas_w - 1), in_y = tlk_clamp(q.y, 0, v.canvas_h - 1), u[2];
+    int ix = tlk_min((int)in_x, tlk_max(v.canvas_w - 2, 0)), iy = tlk_min((int)in_y, tlk_max(v.canvas_h - 2, 0));
+    int right = v.canvas_w > 1, below = v.canvas_h > 1;
+    double fx = in_x - ix, fy = in_y - iy;
+    for (int k = 0; k < 2; k++) {
+        double u00 = (double)tlk_wave(p, v, k, ix, iy), u10 = (double)tlk_wave(p, v, k, ix, iy + below);
+        double top = u00 + fx * ((double)tlk_wave(p, v, k, ix + right, iy) - u00);
+        double bottom = u10 + fx * ((double)tlk_wave(p, v, k, ix + right, iy + below) - u10);
+        u[k] = top + fy * (bottom - top);
+    }
+    return tlk_transform(v.a, q.x + u[0], q.y + u[1]);
+}
+
+TLK int tlk_affine(const double m[9]) { return m[6] == 0 && m[7] == 0 && m[8] == 1; }
+
+// A place in the image as whole numbers and rests; `half`: of the nearest pixel. The CPU goes in runs of 64 pixels, and
+// counts from the place of the middle one, so that no digits are lost; this does, too.
+struct tlk_spot {
+    int   left, top;
+    float u, v;
+};
+
+TLK tlk_spot tlk_locate_pixel(const tl__cu_views &p, const tl__cu_view &v, int x, int y, float half)
+{
+    const double *a = v.a, *b = v.b;
+    int run = x / 64 * 64, count = tlk_min(v.out_w - run, 64), i = x - run;
+    tlk_point middle = tlk_source(p, v, run + count / 2, y);
+    int x0 = (int)floor(tlk_clamp(middle.x, -1e8, 1e8)), y0 = (int)floor(tlk_clamp(middle.y, -1e8, 1e8));
+    int plain = tlk_affine(b) && b[0] == 1 && b[1] == 0 && b[3] == 0 && b[4] == 1 && tlk_affine(a);
+    int on_canvas = b[2] == floor(b[2]) && b[5] == floor(b[5]) && run + b[2] >= 0 && y + b[5] >= 0 &&
+                    run + b[2] + count <= v.canvas_w && y + b[5] < v.canvas_h;
+    float px, py;
+    if (!plain || (v.waves && !on_canvas)) {
+        tlk_point at = tlk_source(p, v, x, y);
+        px = (float)tlk_clamp(at.x - x0, -1e6, 1e6);
+        py = (float)tlk_clamp(at.y - y0, -1e6, 1e6);
+    } else {
+        double begin_x = run + b[2], begin_y = y + b[5];
+        px = (float)(a[0] * begin_x + a[1] * begin_y + a[2] - x0) + (float)a[0] * (float)i;
+        py = (float)(a[3] * begin_x + a[4] * begin_y + a[5] - y0) + (float)a[3] * (float)i;
+        if (v.waves) {
+            float dx = tlk_wave(p, v, 0, (int)begin_x + i, (int)begin_y);
+            float dy = tlk_wave(p, v, 1, (int)begin_x + i, (int)begin_y);
+            px += (float)a[0] * dx + (float)a[1] * dy;
+            py += (float)a[3] * dx + (float)a[4] * dy;
+        }
+    }
+    px += half;
+    py += half;
+    tlk_spot spot = { (int)px, (int)py, 0, 0 };
+    spot.left -= (float)spot.left > px;
+    spot.top -= (float)spot.top > py;
+    spot.u = px - (float)spot.left;
+    spot.v = py - (float)spot.top;
+    spot.left += x0;
+    spot.top += y0;
+    return spot;
+}
+
+TLK int tlk_mirror(int i, int size)
+{
+    int period = 2 * size - 2;
+    if (i >= 0 && i < size) return i;
+    if (period == 0) return 0;
+    i = (i % period + period) % period;
+    return i < size ? i : period - i;
+}
+
+// 0 reflect, 1 wrap, 2 constant: -1 outside.
+TLK int tlk_border(int i, int n, int border)
+{
+    if (i >= 0 && i < n) return i;
+    if (border == 2) return -1;
+    return border == 1 ? (i % n + n) % n : tlk_mirror(i, n);
+}
+
+// A value of the image, or what lies around it.
+TLK float tlk_view_pixel(const tl__cu_views &p, const tl__cu_view &v, int x, int y, int c)
+{
+    const char *pixels = tlk_room(p, v) + v.pixels;
+    x = tlk_border(x, v.width, v.border);
+    y = tlk_border(y, v.height, v.border);
+    if (x < 0 || y < 0) return v.fill;
+    tlk_size at = ((tlk_size)y * v.width + x) * p.c + c;
+    return v.floats ? ((const float *)pixels)[at] : (float)((const unsigned char *)pixels)[at] / 255.0f;
+}
+
+TLK float tlk_unit(float x) { return x > 0 ? (x < 1 ? x : 1) : 0; }
+
+TLK void tlk_cubic(float t, float w[4])
+{
+    float s = 1 - t;
+    w[0] = -0.5f * t * s * s;
+    w[1] = 1 + t * t * (1.5f * t - 2.5f);
+    w[2] = 1 + s * s * (1.5f * s - 2.5f);
+    w[3] = -0.5f * s * t * t;
+}
+
+TLK float tlk_sample(const tl__cu_views &p, const tl__cu_view &v, const tlk_spot &at, int c)
+{
+    if (v.bicubic) {
+        float wx[4], wy[4], sum = 0;
+        tlk_cubic(at.u, wx);
+        tlk_cubic(at.v, wy);
+        for (int j = 0; j < 4; j++)
+            for (int i = 0; i < 4; i++) sum += wy[j] * wx[i] * tlk_view_pixel(p, v, at.left - 1 + i, at.top - 1 + j, c);
+        return tlk_unit(sum);
+    }
+    float a0 = tlk_view_pixel(p, v, at.left, at.top, c), b0 = tlk_view_pixel(p, v, at.left + 1, at.top, c);
+    float a1 = tlk_view_pixel(p, v, at.left, at.top + 1, c), b1 = tlk_view_pixel(p, v, at.left + 1, at.top + 1, c);
+    float top = a0 + at.u * (b0 - a0), bottom = a1 + at.u * (b1 - a1);
+    return top + at.v * (bottom - top);
+}
+
+// tl__ln, tl__exp_minus, tl__turn_of: series that every processor computes alike.
+TLK float tlk_ln(float x)
+{
+    tlk_word word;
+    word.f = x;
+    int bits = (int)word.u, e = (bits - 0x3F3504F3) >> 23;
+    float m = tlk_float((unsigned)(bits - e * 0x800000)), s = (m - 1) / (m + 1), z = s * s;
+    return (float)e * 0.69314718f + s * (2 + z * (0.66666667f + z * (0.4f + z * (0.28571429f + z * 0.22222222f))));
+}
+
+TLK float tlk_exp_minus(float x)
+{
+    x = x < 87 ? x : 87;
+    int k = (int)(x * 1.44269504f + 0.5f);
+    float r = (float)k * 0.693359375f - x - (float)k * 2.12194440e-4f;
+    float e = 1 + r * (1 + r * (0.5f + r * (1 / 6.0f + r * (1 / 24.0f + r * (1 / 120.0f + r * (1 / 720.0f))))));
+    return e * tlk_float((unsigned)(127 - k) << 23);
+}
+
+TLK float tlk_power(float x, float gamma)
+{
+    float power = tlk_exp_minus(-gamma * tlk_ln(x > 1e-30f ? x : 1e-30f));
+    return x > 0 ? (power < 1 ? power : 1) : 0;
+}
+
+TLK void tlk_turn(float t, float *cosine, float *sine)
+{
+    int q = (int)(4 * t + 0.5f);
+    float r = (t - 0.25f * (float)q) * 6.2831853f, z = r * r;
+    float s = r * (1 + z * (-1 / 6.0f + z * (1 / 120.0f + z * (-1 / 5040.0f + z * (1 / 362880.0f)))));
+    float c = 1 + z * (-0.5f + z * (1 / 24.0f + z * (-1 / 720.0f + z * (1 / 40320.0f + z * (-1 / 3628800.0f)))));
+    float cc = q & 1 ? s : c, ss = q & 1 ? c : s;
+    *cosine = (q + 1) & 2 ? -cc : cc;
+    *sine = q & 2 ? -ss : ss;
+}
+
+// Number i of the noise: 64 blocks of four bits make 256 deviates.
+TLK float tlk_noise(const unsigned start[4], const unsigned key[2], tlk_size i)
+{
+    int k = (int)(i % 256), half = k / 128, turn = k / 64 % 2;
+    unsigned counter[4] = { start[0] + (unsigned)(i / 256) * 64 + (unsigned)(k % 64), start[1], start[2], start[3] }, bits[4];
+    float c, s;
+    tlk_philox(counter, key, bits);
+    float radius = sqrtf(-2 * tlk_ln((float)((int)(bits[2 * half] >> 8) + 1) * (1.0f / 16777216.0f)));
+    tlk_turn((float)(int)(bits[2 * half + 1] >> 8) * (1.0f / 16777216.0f), &c, &s);
+    return radius * (turn ? s : c);
+}
+
+// Channel c of a pixel that a map makes.
+TLK float tlk_view_value(const tl__cu_views &p, const tl__cu_view &v, const tlk_spot &at, int x, int y, int c)
+{
+    float value = tlk_sample(p, v, at, c);
+    for (int i = 0; i < v.steps; i++) {
+        float gain = v.step[i].gain, shift = v.step[i].shift;
+        if (v.step[i].kind == TL__CU_POWER) { value = tlk_power(value, gain); continue; }
+        if (v.step[i].kind == TL__CU_NOISE) {
+            gain = 1;
+            shift *= tlk_noise(v.step[i].counter, v.step[i].key, ((tlk_size)y * v.out_w + x) * p.c + c);
+        }
+        value = tlk_unit(value * gain + shift);
+    }
+    return value;
+}
+
+// Masks are never interpolated. 255: unknown, TL_IGNORE.
+TLK int tlk_view_mask(const tl__cu_views &p, const tl__cu_view &v, int x, int y)
+{
+    tlk_spot at = tlk_locate_pixel(p, v, x, y, 0.5f);
+    int border = v.ignore ? 2 : v.border;
+    int left = tlk_border(at.left, v.width, border), top = tlk_border(at.top, v.height, border);
+    return left < 0 || top < 0 ? 255 : ((const unsigned char *)tlk_room(p, v) + v.mask)[top * v.width + left];
+}
+
+// A map before the last. blockIdx: pixels, sample.
+TLK void tlk_view_map(const tl__cu_views &p)
+{
+    const tl__cu_view &v = p.views[blockIdx.y];
+    int pixel = (int)(blockIdx.x * TLK_THREADS + threadIdx.x);
+    if (pixel >= v.out_w * v.out_h) return;
+    int x = pixel % v.out_w, y = pixel / v.out_w;
+    tlk_spot at = tlk_locate_pixel(p, v, x, y, 0);
+    float *to = (float *)(tlk_room(p, v) + v.to_pixels) + (tlk_size)pixel * p.c;
+    for (int c = 0; c < p.c; c++) to[c] = tlk_view_value(p, v, at, x, y, c);
+    if (v.masked) ((unsigned char *)tlk_room(p, v) + v.to_mask)[pixel] = (unsigned char)tlk_view_mask(p, v, x, y);
+}
+
+// The input.
+template <typename A> TLK void tlk_view_input(const tl__cu_views &p)
+{
+    const tl__cu_view &v = p.views[blockIdx.y];
+    int pixel = (int)(blockIdx.x * TLK_THREADS + threadIdx.x);
+    if (pixel >= p.h * p.w) return;
+    int x = tlk_mirror(pixel % p.w, v.out_w), y = tlk_mirror(pixel / p.w, v.out_h);
+    tlk_spot at = tlk_locate_pixel(p, v, x, y, 0);
+    for (int k = 0; k < p.c; k++) {
+        float value = tlk_view_value(p, v, at, x, y, v.bgr && p.c == 3 ? 2 - k : k);
+        if (!(value - value == 0)) value = 0;
+        tlk_set((A *)p.out + ((tlk_size)v.number * p.h * p.w + pixel) * p.c + k,
+                (value - v.mean[tlk_min(k, 3)]) * v.inverse[tlk_min(k, 3)]);
+    }
+}
+
+// Class indices: of the mask, or of the sample. -1: does not count.
+TLK void tlk_view_targets(const tl__cu_views &p)
+{
+    const tl__cu_view &v = p.views[blockIdx.y];
+    int pixel = (int)(blockIdx.x * TLK_THREADS + threadIdx.x), target = v.label;
+    if (pixel >= p.h * p.w) return;
+    if (p.masks) target = tlk_view_mask(p, v, tlk_mirror(pixel % p.w, v.out_w), tlk_mirror(pixel / p.w, v.out_h));
+    ((int *)p.out)[(tlk_size)v.number * p.h * p.w + pixel] = p.masks && target == 255 ? -1 : target;
+}
+
 // ---- entry points --------------------------------------------------------------------------
 
 #define TLK_ENTRY(name, P) \
@@ -3157,7 +3505,8 @@ typedef struct tl__cu_graph {
 
 // Offsets in the work space, in bytes.
 typedef struct tl__cu_tables {
-    size_t results, pass, rates, pieces, class_weights, rounded, work, end;
+    size_t results, pass, rates, views, rooms, between, lattices, pieces, class_weights, rounded, work, end;
+    size_t room, whole_room, nodes;     // of a sample: bytes that the host fills; of its room; values of a lattice
     int    piece_count;
 } tl__cu_tables;
 
@@ -3173,7 +3522,8 @@ typedef struct tl__cu_device {
     char         *block;                // everything
     char         *flat[TL__FLAT_COUNT], *arena, *tables;
     tl__cu_tables at;
-    char         *twin;                 // pinned: results, pass, rates at the same offsets
+    char         *twin;                 // pinned: results, pass, rates, views at the same offsets; views once more
+    int           turn;                 // which of the two places for views is being filled
     size_t        taken;                // of the work space, by the current op
     const float  *sums;                 // in it: what the convolution `sums_of` left for the batch norm behind it
     int           sums_of;
@@ -3322,7 +3672,19 @@ static tl__cu_tables tl__cu_lay_out(tl_net *net, int batch, int train)
     work = tl__max_size(work, 2 * (size_t)at.piece_count + 64);
     at.pass = tl__cu_align((3 + (size_t)net->loss_count) * sizeof(double));
     at.rates = at.pass + 256;
-    at.pieces = at.rates + tl__cu_align((size_t)net->tensor_count * sizeof(tl__cu_rates));
+    at.views = at.rates + tl__cu_align((size_t)net->tensor_count * sizeof(tl__cu_rates));
+    at.rooms = at.between = at.views;
+    if (net->views) {
+        const tl__node *input = tl__only_input(net);
+        size_t pixels = input ? (size_t)input->h * input->w : 0, channels = input ? (size_t)input->c : 0;
+        at.nodes = pixels + 16 * (size_t)(input ? input->h + input->w : 0) + 256;
+        at.room = tl__cu_align(4 * pixels * (4 * channels + 1) + 65536);
+        at.rooms = at.views + tl__cu_align(TL__CU_VIEW_MAPS * (size_t)batch * sizeof(tl__cu_view));
+        at.between = at.rooms + (size_t)batch * at.room;
+    }
+    at.whole_room = TL__CU_VIEW_MAPS * at.room;                         // what the host fills, and what maps leave
+    at.lattices = at.between + (size_t)batch * (at.whole_room - at.room);
+    at.pieces = at.lattices + tl__cu_align(2 * TL__CU_VIEW_MAPS * (size_t)batch * at.nodes * sizeof(float));
     at.class_weights = at.pieces + tl__cu_align((size_t)at.piece_count * sizeof(tl__cu_piece));
     at.rounded = at.class_weights + tl__cu_align(class_weights * sizeof(float));
     at.work = at.rounded + (rounds ? tl__cu_align(tl__cu_rounded_at(net, net->tensor_count) * sizeof(float)) : 0);
@@ -3455,7 +3817,8 @@ static tl_result tl__cu_allocate(tl_net *net, const tl_plan *plan)
     dev->given = (unsigned char *)tl__alloc((size_t)net->node_count, 2);
     void *block = NULL, *twin = NULL;
     int code = dev->given ? dev->driver->alloc(dev->self, &block, bytes) : 0;
-    if (dev->given && !code) code = dev->driver->alloc_host(dev->self, &twin, dev->at.pieces);
+    size_t twin_bytes = 2 * dev->at.between - dev->at.views;            // batches are prepared in two places by turns
+    if (dev->given && !code) code = dev->driver->alloc_host(dev->self, &twin, twin_bytes);
     dev->block = (char *)block;
     dev->twin = (char *)twin;
     if (code || !dev->given) {
@@ -3465,7 +3828,7 @@ static tl_result tl__cu_allocate(tl_net *net, const tl_plan *plan)
                           plan->batch, dev->info.name, why);
     }
     dev->written = dev->given + net->node_count;
-    memset(dev->twin, 0, dev->at.pieces);
+    memset(dev->twin, 0, twin_bytes);
     char *at = dev->block;
     for (int i = 0; i < TL__FLAT_COUNT; i++) {
         dev->flat[i] = sizes[i] ? at : NULL;
@@ -4517,6 +4880,335 @@ static tl_result tl__cu_get(tl_net *net, tl__place place, int index)
     return tl__cu_result(dev);
 }
 
+// ---- >>augment: batches made on the GPU ----------------------------------------------------
+
+// What the kernels can not do is refused before the first batch.
+static tl_result tl__cu_check_views(const tl_transform *transforms, int count)
+{
+    const tl_transform *options = NULL;
+    int waves = 0, grey = 0, maps = 1;
+    for (int i = 0; i < count; i++) {
+        const tl_transform *t = &transforms[i];
+        int moves = tl__transform_row_of(t->kind)->what == TL__GEOMETRY;
+        int displaces = t->kind == TL_ELASTIC || t->kind == TL_DRIFT || t->kind == TL_SCAN;
+        if (moves && (grey || (displaces && waves) || (t->kind > TL_CROP && options && !tl__same_options(options, t)))) {
+            maps++;
+            waves = grey = 0;
+            options = NULL;
+        }
+        waves += displaces;
+        if (moves && t->kind > TL_CROP && !options) options = t;
+        grey += !moves;
+        int kernel = moves || t->kind == TL_BRIGHTNESS || t->kind == TL_BRIGHTNESS_CONTRAST || t->kind == TL_INVERT ||
+                     t->kind == TL_GAMMA || t->kind == TL_GAUSS_NOISE || t->kind == TL_GAUSS_NOISE_GREY;
+        if (kernel && grey <= TL__CU_VIEW_STEPS && maps <= TL__CU_VIEW_MAPS) continue;
+        return tl__fail(NULL, TL_ERR_ARGUMENT, "the GPU cannot do transform %d (%s): %s; without tl_cuda_desc.augment the "
+                        "CPU does it", i + 1, tl_transform_name(t->kind),
+                        !kernel ? "there is no kernel for it" : "the list changes too often between geometry and grey values");
+    }
+    return TL_OK;
+}
+
+// What tl__move_stage does before it moves pixels: the map, from a piece of the image.
+static tl__warp tl__cu_view_map(const tl__job *job, const tl__stage *stage, int first, tl__rect *part, tl__rect *canvas)
+{
+    tl__warp w = stage->warp;
+    tl__rect out = stage->out, none = { 0, 0, 0, 0 }, source;
+    *canvas = none;
+    source = tl__source_of(&w, out, job->whole_w, job->whole_h, canvas);
+    *part = first ? source : job->part;
+    if (w.waves.kind && w.waves.kind != TL_ELASTIC) *canvas = tl__whole_rect(w.canvas_w, w.canvas_h);
+    tl__shift_right(w.waves.kind ? w.b : w.a, out.x0, out.y0);
+    if (w.waves.kind) {
+        tl__shift_left(w.b, -canvas->x0, -canvas->y0);
+        tl__shift_right(w.a, canvas->x0, canvas->y0);
+    }
+    tl__shift_left(w.a, -part->x0, -part->y0);
+    return w;
+}
+
+// The piece of the image, as bytes where they are what the network takes, and of the mask.
+static tl_result tl__cu_view_pixels(tl_net *net, tl__job *job, tl__rect part, int steps, tl__cu_view *view, char *room,
+                                    size_t size, size_t *used)
+{
+    const tl_record *record = job->from ? job->from : job->record;
+    const tl_image *image = &record->image;
+    int channels = tl__only_input(net)->c, width = part.x1 - part.x0, height = part.y1 - part.y0;
+    size_t pixels = (size_t)width * height;
+    view->width = width;
+    view->height = height;
+    view->floats = !(image->type == TL_U8 && image->channels == channels && net->preprocess.range == TL_RANGE_FULL);
+    size_t bytes = pixels * channels * (view->floats ? 4 : 1), mask_at = (bytes + 15) / 16 * 16;
+    *used = record->mask.pixels ? mask_at + pixels : bytes;
+    if (*used > size)
+        return tl__fail(NULL, TL_ERR_MEMORY, "augment: a window of '%s' needs a piece of %dx%d pixels, %zu bytes; the GPU "
+                        "has room for %zu of each sample. Scale it down less, or leave tl_cuda_desc.augment out",
+                        record->name, width, height, *used, size);
+    if (!view->floats) {
+        for (int y = 0; y < height; y++)
+            memcpy(room + (size_t)y * width * channels,
+                   (const char *)image->pixels + ((size_t)(part.y0 + y) * image->width + part.x0) * channels,
+                   (size_t)width * channels);
+    } else {
+        tl_image piece, fit;
+        memset(&piece, 0, sizeof piece);
+        memset(&fit, 0, sizeof fit);
+        tl_result result = tl_image_crop(&piece, image, part.x0, part.y0, width, height);
+        if (!result && job->prepare) result = tl__to_network_image(net, &piece, &fit);
+        else if (!result) result = tl_image_convert(&fit, &piece, TL_F32);
+        for (size_t i = 0; i < pixels * channels && !result; i++) {
+            float value = tl__finite_or_zero(((const float *)fit.pixels)[i]);
+            if (steps && !(value >= 0 && value <= 1))
+                result = tl__fail(NULL, TL_ERR_ARGUMENT, "augment: image '%s' has the value %g, but transforms of grey "
+                                  "values are defined on 0 .. 1; scale the image first", record->name, (double)value);
+            ((float *)(void *)room)[i] = value;
+        }
+        tl_image_free(&piece);
+        tl_image_free(&fit);
+        if (result) return result;
+    }
+    view->mask = mask_at;
+    for (int y = 0; y < height && record->mask.pixels; y++)
+        memcpy(room + mask_at + (size_t)y * width,
+               (const char *)record->mask.pixels + (size_t)(part.y0 + y) * record->mask.width + part.x0, (size_t)width);
+    return TL_OK;
+}
+
+// The numbers of the displacement; those of a lattice are made on the GPU.
+static tl_result tl__cu_view_waves(tl__warp *w, tl__rect canvas, const tl__cu_tables *tables, tl__job *job, tl__cu_view *view,
+                                   char *room, size_t size, size_t *used)
+{
+    tl__waves *waves = &w->waves;
+    if (!waves->kind) return TL_OK;
+    int columns = canvas.x1 - canvas.x0, rows = canvas.y1 - canvas.y0;
+    view->canvas_w = columns; view->canvas_h = rows;
+    view->canvas_x = canvas.x0; view->canvas_y = canvas.y0;
+    if (waves->kind == TL_ELASTIC) {
+        float spacing = waves->sigma < 1 ? 1 : waves->sigma;
+        view->waves = 1;
+        view->spacing = spacing;
+        view->columns = (int)((float)w->canvas_w / spacing) + 4;
+        int all = (int)((float)w->canvas_h / spacing) + 4;
+        view->first_row = (int)floorf((float)canvas.y0 / spacing);
+        view->rows = (int)floorf((float)(canvas.y1 - 1) / spacing) + 4 - view->first_row;
+        if ((size_t)view->rows * view->columns > tables->nodes)
+            return tl__fail(NULL, TL_ERR_MEMORY, "augment: the waves of elastic are too short for the GPU: %dx%d of them "
+                            "over '%s', with room for %zu; use a larger sigma", view->columns, view->rows,
+                            job->record->name, tables->nodes);
+        for (int k = 0; k < 2; k++) {
+            view->way[k] = waves->way[k];
+            memcpy(view->wave_counter[k], waves->rng.counter, sizeof view->wave_counter[k]);
+            view->wave_counter[k][0] += (unsigned)k * (((unsigned)view->columns * (unsigned)all + 3) / 4);
+        }
+        memcpy(view->wave_key, waves->rng.key, sizeof view->wave_key);
+        return TL_OK;
+    }
+    tl_result result = tl__make_waves(w, &canvas, &job->scratch->work);
+    view->waves = 2;
+    view->lines = (*used + 15) / 16 * 16;
+    *used = view->lines + 2 * (size_t)rows * sizeof(float);
+    if (!result && *used > size)
+        result = tl__fail(NULL, TL_ERR_MEMORY, "augment: no room for %d lines of '%s'", rows, job->record->name);
+    for (int k = 0; k < 2 && !result; k++)
+        memcpy(room + view->lines + (size_t)k * rows * sizeof(float), k ? w->dy : w->dx, (size_t)rows * sizeof(float));
+    return result;
+}
+
+// The steps on grey values, with their draws.
+static void tl__cu_view_steps(tl__job *job, const tl__stage *stage, tl__cu_view *view)
+{
+    for (int i = stage->begin; i < stage->end; i++) {
+        tl_transform t;
+        if (tl__transform_row_of(job->transforms[i].kind)->what == TL__GEOMETRY || !tl__happens(job, i, &t)) continue;
+        float strength = t.kind == TL_INVERT ? 1 : tl__uniform(&job->rng, t.range), gain = 1;
+        int at = view->steps++, noise = t.kind == TL_GAUSS_NOISE || t.kind == TL_GAUSS_NOISE_GREY;
+        if (t.kind == TL_BRIGHTNESS_CONTRAST) gain += tl__uniform(&job->rng, t.contrast);
+        if (t.kind == TL_INVERT) gain = -1;
+        if (t.kind == TL_GAMMA) gain = strength;
+        if (t.kind == TL_GAUSS_NOISE_GREY) strength = sqrtf(strength) / 255;
+        view->step[at].kind = noise ? TL__CU_NOISE : t.kind == TL_GAMMA ? TL__CU_POWER : TL__CU_SCALE;
+        view->step[at].gain = gain;
+        view->step[at].shift = strength;
+        memcpy(view->step[at].counter, job->rng.counter, sizeof view->step[at].counter);
+        memcpy(view->step[at].key, job->rng.key, sizeof view->step[at].key);
+    }
+}
+
+// The classes of a mask must be known to every loss that reads it.
+static tl_result tl__cu_check_mask(tl_net *net, const tl_record *record, const unsigned char *mask, size_t count)
+{
+    unsigned char largest = 0;
+    int classes = 255;
+    for (size_t i = 0; i < count; i++) if (mask[i] != TL_IGNORE && mask[i] > largest) largest = mask[i];
+    for (int i = 0; i < net->loss_count; i++) {
+        const tl__node *node = &net->nodes[net->losses[i].node];
+        classes = tl__min(classes, node->c == 1 ? 2 : node->c);
+    }
+    if (largest < classes) return TL_OK;
+    return tl__fail(NULL, TL_ERR_ARGUMENT, "augment: the mask of '%s' has class %d, but the network has classes 0 .. %d",
+                    record->name, largest, classes - 1);
+}
+
+// What the losses need of a record.
+static tl_result tl__cu_check_view(tl_net *net, const tl_record *record)
+{
+    const char *why = NULL;
+    for (int i = 0; i < net->loss_count; i++) {
+        const tl__loss_term *term = &net->losses[i];
+        const tl__node *node = &net->nodes[term->node];
+        int masks = tl__takes_masks(node, tl__only_input(net));
+        if (tl__loss_is_dense(&term->desc) || term->desc.pixel_weights) why = "a loss with targets other than classes";
+        else if (masks && !record->mask.pixels) why = "a mask, which it has not";
+        else if (!masks && record->label < 0) why = "a label, which it has not";
+    }
+    if (record->weight.pixels) why = "weights of its pixels";
+    if (!why) return TL_OK;
+    return tl__fail(NULL, TL_ERR_ARGUMENT, "augment: '%s' needs %s; leave tl_cuda_desc.augment out", record->name, why);
+}
+
+static char *tl__cu_view_place(tl__cu_device *dev)
+{
+    return dev->twin + (dev->turn ? dev->at.between : dev->at.views);
+}
+
+static tl__cu_view *tl__cu_view_at(tl__cu_device *dev, int map, int number)
+{
+    return (tl__cu_view *)(void *)tl__cu_view_place(dev) + (size_t)map * dev->net->batch_max + number;
+}
+
+// Prepares sample `number` of the next batch. Several threads may prepare different ones.
+static tl_result tl__cu_view_one(tl_net *net, tl__job *job, int count, int number, const tl__scaling *scaling)
+{
+    tl__cu_device *dev = tl__cu_of(net);
+    const tl__cu_tables *at = &dev->at;
+    char *room = tl__cu_view_place(dev) + (at->rooms - at->views) + (size_t)number * at->room;
+    const tl_record *record = job->from ? job->from : job->record;
+    tl__stage *stages;
+    tl__rect part[TL__CU_VIEW_MAPS], canvas[TL__CU_VIEW_MAPS];
+    tl__warp w[TL__CU_VIEW_MAPS];
+    int stage_count = 0, active = 0, steps = 0;
+    size_t used = 0;
+    for (int k = 0; k < TL__CU_VIEW_MAPS; k++) memset(tl__cu_view_at(dev, k, number), 0, sizeof(tl__cu_view));
+    while (active < count && job->transforms[active].kind != TL_TRANSFORM_END) active++;
+    tl_result result = tl__check_record("augment", record);
+    if (!result) result = tl__check_transforms(job->transforms, count);
+    if (!result) result = tl__cu_check_views(job->transforms, active);
+    if (!result) result = tl__cu_check_view(net, record);
+    if (result) return result;
+    stages = (tl__stage *)tl__alloc((size_t)active + 1, sizeof *stages);
+    if (!stages) return tl__fail(NULL, TL_ERR_MEMORY, "augment: no memory for %d transforms", active);
+    job->whole_w = record->image.width;
+    job->whole_h = record->image.height;
+    job->part = tl__whole_rect(job->whole_w, job->whole_h);
+    result = tl__plan(job, active, job->whole_w, job->whole_h, stages, &stage_count);
+    if (!result && stage_count > TL__CU_VIEW_MAPS)
+        result = tl__fail(NULL, TL_ERR_ARGUMENT, "augment: %d maps for '%s'; the GPU makes %d", stage_count, record->name,
+                          TL__CU_VIEW_MAPS);
+    for (int k = 0; k < stage_count && !result; k++) {
+        int last = k == stage_count - 1;
+        tl__cu_view *view = tl__cu_view_at(dev, last ? TL__CU_VIEW_MAPS - 1 : k, number);
+        w[k] = tl__cu_view_map(job, &stages[k], k == 0, &part[k], &canvas[k]);
+        job->part = stages[k].out;
+        job->whole_w = stages[k].warp.width;
+        job->whole_h = stages[k].warp.height;
+        view->number = number;
+        view->map = last ? TL__CU_VIEW_MAPS - 1 : k;
+        view->out_w = job->part.x1 - job->part.x0;
+        view->out_h = job->part.y1 - job->part.y0;
+        tl__cu_view_steps(job, &stages[k], view);
+        steps += view->steps;
+        memcpy(view->a, w[k].a, sizeof view->a);
+        memcpy(view->b, w[k].b, sizeof view->b);
+        if (w[k].options) {
+            tl_transform options = tl__with_defaults(w[k].options);
+            view->border = (int)options.border; view->fill = options.fill;
+            view->ignore = options.ignore; view->bicubic = options.bicubic;
+        }
+        view->label = record->label;
+        view->masked = record->mask.pixels != NULL;
+        memcpy(view->mean, scaling->mean, sizeof view->mean);
+        memcpy(view->inverse, scaling->inverse, sizeof view->inverse);
+        view->bgr = scaling->bgr;
+    }
+    for (int k = 0; k < stage_count && !result; k++) {
+        tl__cu_view *view = tl__cu_view_at(dev, k == stage_count - 1 ? TL__CU_VIEW_MAPS - 1 : k, number);
+        if (k == 0) {
+            result = tl__cu_view_pixels(net, job, part[0], steps, view, room, at->room, &used);
+            if (!result && view->masked)
+                result = tl__cu_check_mask(net, record, (const unsigned char *)room + view->mask,
+                                           (size_t)view->width * view->height);
+        } else {                                                // what the map before leaves
+            const tl__cu_view *before = tl__cu_view_at(dev, k - 1, number);
+            view->width = before->out_w;
+            view->height = before->out_h;
+            view->floats = 1;
+            view->pixels = before->to_pixels;
+            view->mask = before->to_mask;
+        }
+        size_t pixels = (size_t)view->out_w * view->out_h, bytes = pixels * tl__only_input(net)->c * sizeof(float);
+        view->to_pixels = (size_t)(k + 1) * at->room;
+        view->to_mask = view->to_pixels + bytes;
+        if (!result && k < stage_count - 1 && bytes + pixels > at->room)
+            result = tl__fail(NULL, TL_ERR_MEMORY, "augment: '%s' needs %dx%d pixels between two maps, more than the GPU has "
+                              "room for", record->name, view->out_w, view->out_h);
+        if (!result) result = tl__cu_view_waves(&w[k], canvas[k], at, job, view, room, at->room, &used);
+    }
+    tl__cu_view_at(dev, 0, number)->used = (unsigned)used;
+    tl__free(stages);
+    return result;
+}
+
+// Makes the batch whose samples were prepared.
+static tl_result tl__cu_make_views(tl_net *net, int count)
+{
+    tl__cu_device *dev = tl__cu_of(net);
+    const tl__cu_tables *at = &dev->at;
+    tl__node *input = tl__only_input(net);
+    const char *rooms = tl__cu_view_place(dev) + (at->rooms - at->views);
+    tl_result result = tl__cu_flush(dev);
+    if (result) return result;
+    dev->key.batch = count;                                     // for the sentence of an error
+    tl__cu_views p;
+    memset(&p, 0, sizeof p);
+    p.rooms = dev->tables + at->rooms;
+    p.lattices = (float *)(void *)(dev->tables + at->lattices);
+    p.room = at->whole_room; p.nodes = at->nodes;
+    p.samples = net->batch_max; p.c = input->c;
+    for (int i = 0; i < count; i++)
+        tl__cu_copy(dev, dev->tables + at->rooms + (size_t)i * at->whole_room, rooms + (size_t)i * at->room,
+                    tl__cu_view_at(dev, 0, i)->used, TL__CU_TO_DEVICE, "pixels");
+    tl__cu_copy(dev, dev->tables + at->views, tl__cu_view_place(dev),
+                TL__CU_VIEW_MAPS * (size_t)net->batch_max * sizeof(tl__cu_view), TL__CU_TO_DEVICE, "views");
+    for (int k = 0; k < TL__CU_VIEW_MAPS; k++) {
+        int nodes = 0, pixels = 0;
+        for (int i = 0; i < count; i++) {
+            const tl__cu_view *view = tl__cu_view_at(dev, k, i);
+            if (view->waves == 1) nodes = tl__max(nodes, view->rows * view->columns);
+            pixels = tl__max(pixels, view->out_w * view->out_h);
+        }
+        p.views = (const tl__cu_view *)(const void *)(dev->tables + at->views) + (size_t)k * net->batch_max;
+        if (nodes) tl__cu_launch(dev, TL__CU_view_lattice, input, (tlk_size)tl__cu_ceil((tlk_size)nodes, 256), 2, count, 0, &p);
+        if (pixels && k < TL__CU_VIEW_MAPS - 1)
+            tl__cu_launch(dev, TL__CU_view_map, input, (tlk_size)tl__cu_ceil((tlk_size)pixels, 256), count, 1, 0, &p);
+    }
+    p.out = tl__cu_data(dev, input);
+    p.h = input->h; p.w = input->w;
+    tl__cu_typed(dev, TL__CU_view_input, input, (tlk_size)tl__cu_ceil((tlk_size)p.h * p.w, 256), count, 1, 0, &p);
+    for (int i = 0; i < net->loss_count; i++) {
+        const tl__loss_term *term = &net->losses[i];
+        const tl__node *node = &net->nodes[term->node];
+        if (term->target_of != i) continue;
+        p.out = dev->arena + term->target_at * sizeof(tl_real);
+        p.masks = tl__takes_masks(node, input);
+        p.h = node->h; p.w = node->w;
+        tl__cu_launch(dev, TL__CU_view_targets, node, (tlk_size)tl__cu_ceil((tlk_size)p.h * p.w, 256), count, 1, 0, &p);
+        net->losses[i].target_side = TL__DEVICE_NEWER;
+    }
+    input->data_side = TL__DEVICE_NEWER;
+    dev->turn = !dev->turn;
+    return tl__cu_result(dev);
+}
+
 static tl_result tl__cu_share(tl_net *net, const tl_net *with)
 {
     return tl_use_cuda(net, &tl__cu_of(with)->desc);
@@ -4527,7 +5219,7 @@ TINYTL_API tl_result tl_use_cuda(tl_net *net, const tl_cuda_desc *desc)
     static const tl_backend backend = { tl__cu_forward,   tl__cu_losses, tl__cu_backward, tl__cu_take_step,
                                         tl__cu_first_bad, tl__cu_check,  tl__cu_scratch,  tl__cu_allocate,
                                         tl__cu_put,       tl__cu_get,    tl__cu_finish,   tl__cu_share,
-                                        tl__cu_close };
+                                        tl__cu_close,     tl__cu_view_one, tl__cu_make_views };
     const tl__cu_driver *driver = tl__cu_the_driver();
     tl_cuda_desc zero;
     memset(&zero, 0, sizeof zero);
@@ -4564,6 +5256,7 @@ TINYTL_API tl_result tl_use_cuda(tl_net *net, const tl_cuda_desc *desc)
     }
     net->device = dev;
     net->backend = &backend;
+    net->views = desc->augment;
     snprintf(net->device_name, sizeof net->device_name, "%s", dev->info.name);
     return TL_OK;
 }

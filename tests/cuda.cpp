@@ -615,6 +615,162 @@ static void test_errors(void)
 
 #endif
 
+// ---- batches made on the GPU ---------------------------------------------------------------
+
+// A record with an image of a type, and a mask of two classes with unknown pixels.
+static void make_record(tl_record *record, tl_pixel type, int channels, int width, int height)
+{
+    tl_rng rng = tl_rng_at(11, TL_RANDOM_USER, 0, (uint32_t)type, (uint32_t)(width * channels));
+    tl_image_alloc(&record->image, width, height, channels, TL_F32);
+    tl_image_alloc(&record->mask, width, height, 1, TL_U8);
+    for (int i = 0; i < width * height * channels; i++)
+        ((float *)record->image.pixels)[i] = 0.5f + 0.4f * sinf(0.3f * (float)(i / channels % width)) * tl_random_uniform(&rng, 0, 1);
+    for (int i = 0; i < width * height; i++)
+        ((unsigned char *)record->mask.pixels)[i] = tl_random_below(&rng, 9) ? (unsigned char)(i / 7 % 2) : TL_IGNORE;
+    tl_image_convert(&record->image, &record->image, type);
+    record->label = 1;
+    record->value = NAN;
+}
+
+static tl_net *make_window_net(int channels, tl_cuda_math math)
+{
+    tl_cuda_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.math = math;
+    desc.augment = 1;
+    tl_net *net = tl_net_new(NULL);
+    CHECK(tl_use_cuda(net, &desc) == TL_OK, "%s", tl_error(net));
+    char text[200];
+    snprintf(text, sizeof text, "x = input() height=24 width=70 channels=%d\ny = conv2d(x) out=2 kernel=1\nloss cross_entropy(y)", channels);
+    CHECK(tl_parse(net, text) == TL_OK, "%s", tl_error(net));
+    tl_preprocess preprocess;
+    memset(&preprocess, 0, sizeof preprocess);
+    preprocess.scaling = TL_SCALE_FULL;
+    preprocess.mean[0] = 0.3f; preprocess.std[0] = 0.2f;
+    preprocess.bgr = channels == 3;
+    CHECK(tl_set_preprocess(net, &preprocess) == TL_OK, "%s", tl_error(net));
+    CHECK(tl_prepare(net, 3, 1) == TL_OK, "%s", tl_error(net));
+    net->nodes[0].samples = net->losses[0].target_count = 3;
+    return net;
+}
+
+static const char *const view_lists[] = {
+    "",
+    "flip_x; flip_y p=0.5; rot90",
+    "rotate degrees=-40..40",
+    "rotate degrees=-40..40 border=constant fill=0.3 ignore=1",
+    "affine degrees=-20..20 scale=0.8..1.2 shear=-10..10 shift=-5..5 border=wrap",
+    "scale factor=1.3 bicubic=1",
+    "perspective inward=0..0.1",
+    "elastic alpha=60 sigma=4",
+    "flip_x; elastic alpha=60 sigma=4; rotate degrees=-40..40",
+    "rotate degrees=10; elastic alpha=90 sigma=5; crop width=64 height=20",
+    "drift way=-4..4",
+    "scan sigma=1; flip_y",
+    "shift pixels=-3.5..3.5; resized_crop width=70 height=24 area=0.5..1",
+    "brightness shift=-0.3..0.3; gamma exponent=0.5..2; invert p=0.5",
+    "gauss_noise sigma=0.1; brightness_contrast",
+    "gauss_noise_grey variance=100; rot90; elastic alpha=60 sigma=4 p=0.7; gauss_noise sigma=0.05; flip_x",
+    "scan sigma=1; elastic alpha=60 sigma=4; brightness shift=0.1; shift pixels=2.5 border=constant fill=1"
+};
+
+static void test_views(void)
+{
+    for (size_t list = 0; list < sizeof view_lists / sizeof *view_lists; list++)
+        for (int kind = 0; kind < 4; kind++) {
+            static const tl_pixel types[4] = { TL_U8, TL_F32, TL_U16, TL_U8 };
+            tl_transform transforms[8];
+            tl_record record, copy, scratch;
+            memset(transforms, 0, sizeof transforms);
+            memset(&record, 0, sizeof record);
+            int channels = kind == 3 ? 3 : 1, count = tl_transforms_parse(view_lists[list], transforms, 8);
+            CHECK(count >= 0, "%s: %s", view_lists[list], tl_error(NULL));
+            make_record(&record, types[kind], channels, 130 - 40 * (kind == 1), kind == 2 ? 20 : 110);      // or smaller than the window
+            tl_net *net = make_window_net(channels, list % 2 ? TL_CUDA_BF16 : TL_CUDA_FP32);
+            tl__scaling scaling = tl__scaling_of(&net->preprocess, &record.image);
+            tl_result r = TL_OK;
+            for (uint32_t epoch = 0; epoch < 2 && !r; epoch++) {
+                numbers want, got, classes;
+                for (int i = 0; i < 3 && !r; i++) {
+                    tl__fit fit;
+                    tl__job job;
+                    memset(&fit, 0, sizeof fit);
+                    memset(&job, 0, sizeof job);
+                    memset(&copy, 0, sizeof copy);
+                    memset(&scratch, 0, sizeof scratch);
+                    fit.net = net;
+                    job.source = &fit;
+                    job.transforms = transforms;
+                    job.seed = 3; job.epoch = epoch; job.index = i;
+                    job.crop_w = 70; job.crop_h = 24;
+                    job.prepare = tl__fit_prepare;
+                    tl__job other = job;
+                    job.from = &record;
+                    job.record = &copy;
+                    job.scratch = &scratch;
+                    r = net->backend->view(net, &job, count, i, &scaling);
+                    CHECK(r == TL_OK, "%s: %s", view_lists[list], tl_error(NULL));
+                    tl_record_free(&scratch);
+                    tl_record_free(&copy);
+                    memset(&copy, 0, sizeof copy);
+                    memset(&scratch, 0, sizeof scratch);
+                    other.from = &record;
+                    other.record = &copy;
+                    other.scratch = &scratch;
+                    CHECK(tl__augment(&other, count) == TL_OK, "%s: %s", view_lists[list], tl_error(NULL));
+                    std::vector<float> x((size_t)24 * 70 * (size_t)channels);
+                    std::vector<int32_t> t(24 * 70);
+                    tl__fill_input(x.data(), 24, 70, &copy.image, 0, 0, &scaling);
+                    for (int y = 0; y < 24; y++)
+                        tl__target_row(&copy.mask, &copy.weight, tl__mirror(y, copy.mask.height), 70, &t[(size_t)y * 70]);
+                    take(&want, x.data(), x.size());
+                    for (size_t k = 0; k < t.size(); k++) classes.push_back(t[k]);
+                    tl_record_free(&scratch);
+                    tl_record_free(&copy);
+                }
+                if (!r) r = net->backend->make_views(net, 3);
+                if (!r) r = net->backend->get(net, TL__TARGET, 0);
+                CHECK(r == TL_OK, "%s: %s", view_lists[list], tl_error(net));
+                tl_node in = { 1 };
+                take(&got, tl_data(net, in), want.size());
+                double off = 0;
+                size_t differ = 0;
+                for (size_t k = 0; k < want.size(); k++) off = fmax(off, fabs(want[k] - got[k]));
+                for (size_t k = 0; k < classes.size(); k++)
+                    differ += (int)classes[k] != ((const int32_t *)(const void *)net->losses[0].mirror)[k];
+                // with inputs of about +-3; where a processor fuses multiply and add, a point may round to the pixel beside it
+                CHECK(off <= (list % 2 ? 0.02 : EMULATED ? 2e-6 : 2e-3), "%s, image %d: pixels are off by %g", view_lists[list], kind, off);
+                CHECK(differ <= (EMULATED ? 0 : classes.size() / 500), "%s, image %d: %zu classes differ", view_lists[list], kind, differ);
+                CHECK(rms(want, NULL) > 0.1, "%s: nothing is there", view_lists[list]);
+            }
+            tl_record_free(&record);
+            tl_net_free(net);
+        }
+}
+
+static void refuse_view(const char *list, int width, const char *says)
+{
+    tl_transform transforms[16];
+    tl_record record, copy;
+    tl__job job;
+    memset(transforms, 0, sizeof transforms);
+    memset(&record, 0, sizeof record);
+    memset(&copy, 0, sizeof copy);
+    memset(&job, 0, sizeof job);
+    int count = tl_transforms_parse(list, transforms, 16);
+    make_record(&record, TL_U8, 1, width, 110);
+    tl_net *net = make_window_net(1, TL_CUDA_FP32);
+    tl__scaling scaling = tl__scaling_of(&net->preprocess, &record.image);
+    if (!list[0]) ((unsigned char *)record.mask.pixels)[110 * width / 2] = 2;
+    job.from = &record;
+    job.record = job.scratch = &copy;
+    job.transforms = transforms;
+    tl_result r = net->backend->view(net, &job, count, 0, &scaling);
+    CHECK(r != TL_OK && strstr(tl_error(NULL), says), "%s: '%s'", list, tl_error(NULL));
+    tl_record_free(&record);
+    tl_net_free(net);
+}
+
 // Two GPUs, each with half of the batch, learn what one learns from all of it: the losses are means over the batch.
 static void test_several_gpus(void)
 {
@@ -670,13 +826,17 @@ static void test_several_gpus(void)
     tl_net_free(cpu);
 }
 
-// The high-level calls: the same program with and without tl_use_cuda.
+// The high-level calls: the same program without tl_use_cuda, with it, and with batches made on the GPU.
 static void test_fit(void)
 {
-    float best[2] = { 0, 0 };
-    numbers masks[2];
-    for (int cuda = 0; cuda < 2; cuda++) {
-        tl_net *net = make("", cuda, TL_CUDA_FP32, 0);
+    float best[3] = { 0, 0, 0 };
+    numbers masks[3];
+    for (int cuda = 0; cuda < 3; cuda++) {
+        tl_net *net = make("", cuda == 1, TL_CUDA_FP32, 0);
+        tl_cuda_desc desc;
+        memset(&desc, 0, sizeof desc);
+        desc.augment = 1;
+        if (cuda == 2) CHECK(tl_use_cuda(net, &desc) == TL_OK, "%s", tl_error(net));
         tl_grains_desc grains;
         tl_fit_desc fit;
         tl_fit_report report;
@@ -687,6 +847,9 @@ static void test_fit(void)
         tl_dataset *data = tl_grains_stream(&grains);
         fit.train = fit.valid = data;
         fit.epochs = 2; fit.batch = 3;
+        tl_transform transforms[8];
+        fit.augment = transforms;
+        fit.augment_count = tl_transforms_parse(tl_preset("S0-16"), transforms, 8);
         fit.optimizer.kind = TL_ADAMW; fit.optimizer.lr = 1e-3f;
         CHECK(tl_fit(net, &fit, &report) == TL_OK, "%s", tl_error(net));
         best[cuda] = (float)report.best_valid_loss;
@@ -704,10 +867,13 @@ static void test_fit(void)
         tl_dataset_free(data);
         tl_net_free(net);
     }
-    CHECK(fabsf(best[0] - best[1]) < 1e-3f * fabsf(best[0]), "fit: validation loss CPU %.7g, GPU %.7g", (double)best[0],
-          (double)best[1]);
-    CHECK(masks[0].size() == masks[1].size() && rms(masks[0], &masks[1]) < 1e-3, "predict: CPU and GPU differ by %.2g",
-          rms(masks[0], &masks[1]));
+    for (int i = 1; i < 3; i++) {
+        CHECK(fabsf(best[0] - best[i]) < 1e-3f * fabsf(best[0]), "fit %d: validation loss CPU %.7g, GPU %.7g", i, (double)best[0],
+              (double)best[i]);
+        CHECK(masks[0].size() == masks[i].size() && rms(masks[0], &masks[i]) < 1e-3, "predict: CPU and GPU differ by %.2g",
+              rms(masks[0], &masks[i]));
+    }
+    if (EMULATED) CHECK(best[1] == best[2], "batches made on the GPU: loss %.9g, not %.9g", (double)best[2], (double)best[1]);
 }
 
 int main(int argc, char **argv)
@@ -720,6 +886,15 @@ int main(int argc, char **argv)
         test_emulator();
         test_errors();
 #endif
+        for (int i = 0; i < 2; i++) {
+            emu_mode = schedules[i];
+            test_views();
+        }
+        refuse_view("clahe", 130, "clahe): there is no kernel");
+        refuse_view("flip_x; invert; flip_x; invert; flip_x; invert; flip_x", 130, "transform 7 (flip_x): the list changes");
+        refuse_view("scale factor=0.1", 1300, "has room for");
+        refuse_view("elastic alpha=1 sigma=0.6; crop width=30 height=20", 1300, "waves of elastic are too short");
+        refuse_view("", 130, "class 2, but the network has classes 0 .. 1");
         emu_mode = schedules[0];
 #if EMULATED
         test_several_gpus();
