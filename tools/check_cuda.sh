@@ -52,8 +52,8 @@ elif command -v clang++ >/dev/null; then
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(n) __attribute__((launch_bounds(n)))
 #include <__clang_cuda_builtin_vars.h>
-extern "C" __device__ float expf(float), fabsf(float), tanhf(float), erff(float), sqrtf(float), logf(float), powf(float, float), log1pf(float);
-extern "C" __device__ double sqrt(double);
+extern "C" __device__ float expf(float), fabsf(float), floorf(float), sinf(float), cosf(float), tanhf(float), erff(float), sqrtf(float), logf(float), powf(float, float), log1pf(float);
+extern "C" __device__ double sqrt(double), floor(double);
 __device__ float __shfl_xor_sync(unsigned, float, int), __shfl_sync(unsigned, float, int);
 __device__ double __shfl_xor_sync(unsigned, double, int);
 __device__ unsigned long __cvta_generic_to_shared(const void *);
