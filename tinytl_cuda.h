@@ -133,7 +133,15 @@ typedef struct tl__cu_conv {
     float *sums;                        // forward on tensor cores: for the batch norm behind, or NULL
     float *partial;                     // backward weights: `splits` arrays like the weights
     int    splits, add;
+    int    true_c, true_out;            // tensor cores: c and out without the channels that fill pieces up
 } tl__cu_conv;
+
+typedef struct tl__cu_pad {             // rows of `c` values to rows of `to`, the rest 0
+    const void *x;
+    void    *y;
+    tlk_size rows;
+    int      c, to;
+} tl__cu_pad;
 
 typedef struct tl__cu_norm {
     const void  *x, *dy;
@@ -232,8 +240,11 @@ typedef struct tl__cu_loss {
 } tl__cu_loss;
 
 typedef struct tl__cu_piece {
-    tlk_size at, rounded_at;            // in the flat arrays; in the rounded copy of the parameters
+    tlk_size at;                        // in the flat arrays
     int      count, tensor;
+    int      first;                     // of the values of the tensor
+    int      c, out, to_c, to_out;      // weights [tap][c][out] for tensor cores: [tap][to_c][to_out]; to_c 0: not for them
+    tlk_size rounded_at;                // where the tensor begins there
 } tl__cu_piece;
 
 typedef struct tl__cu_rates {           // tl__rates of a tensor
@@ -260,7 +271,7 @@ typedef struct tl__cu_step {
     K(mma_forward_16, conv) K(mma_forward_32, conv) K(mma_forward_64, conv) K(mma_forward_128, conv)                 \
     K(mma_data_16, conv) K(mma_data_32, conv) K(mma_data_64, conv) K(mma_data_128, conv)                             \
     K(mma_weights_16, conv) K(mma_weights_32, conv) K(mma_weights_64, conv) K(mma_weights_128, conv)                 \
-    K(round_weights, step)                                                                                           \
+    K(round_weights, step) K(pad_channels, pad)                                                                      \
     K(bn_partial, norm) K(bn_finish, norm) K(bn_apply, norm) K(bn_backward_partial, norm) K(bn_backward_apply, norm) \
     K(gn_stats, norm) K(gn_apply, norm) K(gn_backward_sums, norm) K(gn_backward_apply, norm)                         \
     K(ln_forward, norm) K(ln_backward, norm) K(ln_backward_sums, norm)                                               \
@@ -525,13 +536,23 @@ template <typename A, typename Body> TLK void tlk_wide_sums(const tl__cu_norm &p
     }
 }
 
-// out[i] += (or =) scale * the sum of `parts` arrays, from first to last.
+// out[i] += (or =) the sum of `parts` arrays. A block takes 32 values, one for each lane; its warps share the arrays, or
+// few values in many parts would leave most of the processors idle.
+struct tlk_parts {
+    double of[8][32];
+};
+
 TLK void tlk_reduce_parts(const tl__cu_reduce &p)
 {
-    tlk_size i = (tlk_size)blockIdx.x * TLK_THREADS + threadIdx.x;
-    if (i >= p.count) return;
+    tlk_parts *s = tl_smem<tlk_parts>();
+    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    tlk_size i = (tlk_size)blockIdx.x * 32 + lane;
     double sum = 0;
-    for (int part = 0; part < p.parts; part++) sum += (double)p.from[(tlk_size)part * p.stride + i];
+    for (int part = warp; part < p.parts && i < p.count; part += 8) sum += (double)p.from[(tlk_size)part * p.stride + i];
+    s->of[warp][lane] = sum;
+    __syncthreads();
+    if (warp > 0 || i >= p.count) return;
+    for (int w = 1; w < 8; w++) sum += s->of[w][lane];
     p.to[i] = p.add ? p.to[i] + (float)sum : (float)sum;
 }
 
@@ -851,7 +872,7 @@ template <typename A> TLK void tlk_conv_backward_weights(const tl__cu_conv &p)
 //      128 x BN results a block      a value in shared memory is used more often: BN = 16, 32, 64 or 128, by columns
 //      64 bytes of K a step          32 bf16 or 16 floats: four pieces of 16 bytes, the most that one copy takes. A
 //                                    piece must lie within one tap, so channels must be a multiple of 8 (bf16) or 4
-//                                    (tf32)
+//                                    (tf32); other images are copied with channels of zeros
 //      cp.async, three stages        while one stage is multiplied two are on their way from memory. A piece outside
 //                                    of the image is a copy of 0 bytes, which leaves zeros: no branch on borders
 //      rows longer than their data   16 bytes more (32 where tf32 walks down a column): the eight rows that a warp
@@ -1112,9 +1133,9 @@ template <typename A, int BN> TLK void tlk_leave_sums(const tl__cu_conv &p,
         #pragma unroll
         for (int e = 0; e < 2; e++) {
             int n = n0 + tlk_sum_column<BN>(j, e);
-            if (n >= p.out) continue;
-            p.sums[(tlk_size)blockIdx.x * 2 * p.out + n] = total[j][e];
-            p.sums[((tlk_size)blockIdx.x * 2 + 1) * p.out + n] = squares[j][e];
+            if (n >= p.true_out) continue;
+            p.sums[(tlk_size)blockIdx.x * 2 * p.true_out + n] = total[j][e];
+            p.sums[((tlk_size)blockIdx.x * 2 + 1) * p.true_out + n] = squares[j][e];
         }
 }
 
@@ -1127,7 +1148,7 @@ template <typename A, int PASS, int BN> TLK void tlk_conv_mma(const tl__cu_conv 
     tlk_gather g = PASS == TLK_FORWARD ? tlk_forward_gather(p) : tlk_data_gather(p, class_y, class_x);
     tlk_size rows = (tlk_size)p.n * g.rows * g.cols, m0 = (tlk_size)blockIdx.x * TLK_ROWS;
     if (m0 >= rows) return;
-    int columns = PASS == TLK_FORWARD ? p.out : p.c,
+    int columns = PASS == TLK_FORWARD ? p.true_out : p.true_c,
         steps = (g.taps_y * g.taps_x * g.c + tlk_kind<A>::STEP - 1) / tlk_kind<A>::STEP;
     float sum[W::MI][W::NJ][4];
     #pragma unroll
@@ -1204,16 +1225,22 @@ template <typename A, int BN> TLK void tlk_conv_mma_weights(const tl__cu_conv &p
         tl_cp_async_commit();
         tlk_multiply_stage<A, TLK_WEIGHTS, BN>(sum, s->a[step % TLK_STAGES], s->b[step % TLK_STAGES]);
     }
-    float *partial = p.partial + (tlk_size)blockIdx.z * m_count * p.out;
+    float *partial = p.partial + (tlk_size)blockIdx.z * p.kh * p.kw * p.true_c * p.true_out;
     #pragma unroll
     for (int i = 0; i < W::MI; i++)
         #pragma unroll
-        for (int j = 0; j < W::NJ; j++)
+        for (int half = 0; half < 2; half++) {
+            int m = m0 + tlk_sum_row<BN>(i, 2 * half), channel = m % p.c;
+            if (m >= m_count || channel >= p.true_c) continue;
+            float *row = partial + ((tlk_size)(m / p.c) * p.true_c + channel) * p.true_out;
             #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                int m = m0 + tlk_sum_row<BN>(i, e), n = n0 + tlk_sum_column<BN>(j, e);
-                if (m < m_count && n < p.out) partial[(tlk_size)m * p.out + n] = sum[i][j][e];
-            }
+            for (int j = 0; j < W::NJ; j++)
+                #pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    int n = n0 + tlk_sum_column<BN>(j, e);
+                    if (n < p.true_out) row[n] = sum[i][j][2 * half + e];
+                }
+        }
 }
 
 template <typename A> TLK void tlk_mma_forward_16(const tl__cu_conv &p) { tlk_conv_mma<A, TLK_FORWARD, 16>(p); }
@@ -1229,12 +1256,32 @@ template <typename A> TLK void tlk_mma_weights_32(const tl__cu_conv &p) { tlk_co
 template <typename A> TLK void tlk_mma_weights_64(const tl__cu_conv &p) { tlk_conv_mma_weights<A, 64>(p); }
 template <typename A> TLK void tlk_mma_weights_128(const tl__cu_conv &p) { tlk_conv_mma_weights<A, 128>(p); }
 
-// A copy of the parameters in the type that the tensor cores read, each tensor at a multiple of 16 bytes.
+// A copy of the weights in the type that the tensor cores read, with whole pieces of channels. What fills them up stays 0.
 template <typename A> TLK void tlk_round_weights(const tl__cu_step &p)
 {
     tl__cu_piece piece = p.pieces[blockIdx.x];
-    for (int i = (int)threadIdx.x; i < piece.count; i += TLK_THREADS)
-        tlk_set((A *)p.rounded + piece.rounded_at + i, p.parameters[piece.at + i]);
+    A *to = (A *)p.rounded + piece.rounded_at;
+    for (int i = (int)threadIdx.x; i < piece.count && piece.to_c; i += TLK_THREADS) {
+        int at = piece.first + i, row = at / piece.out;
+        tlk_set(to + ((tlk_size)(row / piece.c) * piece.to_c + row % piece.c) * piece.to_out + at % piece.out,
+                p.parameters[piece.at + i]);
+    }
+}
+
+// The same for an image: one channel becomes eight, so that a first layer can be done by the tensor cores, whose work costs
+// less than the bytes.
+template <typename A> TLK void tlk_pad_channels(const tl__cu_pad &p)
+{
+    enum { PIECE = tlk_kind<A>::PIECE };
+    tlk_size i = ((tlk_size)blockIdx.x * TLK_THREADS + threadIdx.x) * PIECE;
+    if (i >= p.rows * p.to) return;
+    tlk_size row = tlk_divide(i, p.to);
+    int k = tlk_rest(i, p.to);
+    tlk_piece<A> piece;
+    #pragma unroll
+    for (int e = 0; e < PIECE; e++)
+        tlk_set(piece.of + e, k + e < p.c ? tlk_get((const A *)p.x + row * p.c + k + e) : 0);
+    tlk_set_piece<A>(p.y, i, piece);
 }
 
 // The gradient of a bias: p.partial[block][channel] = sums of dy over the block's rows.
@@ -1262,8 +1309,8 @@ template <typename A> TLK void tlk_column_sums(const tl__cu_norm &p)
 // >>norm: bring activations to mean 0 and variance 1
 //
 //  The sums of batch norm run over all rows of a channel. First kernel: blocks of p.run rows leave their sums of d and
-//  d^2, d = x - (x of the first row), which keeps the terms small so that nothing cancels. Second: a thread for each
-//  channel adds the blocks in their order, in double, and makes y = x*scale + shift of it. Third: that, element by
+//  d^2, d = x - (x of the first row), which keeps the terms small so that nothing cancels. Second: a block for each
+//  channel adds these in double, and makes y = x*scale + shift of it. Third: that, element by
 //  element, with the ReLU that follows in the same pass over memory. Backward likewise, with
 //
 //      dx = weight * inv_std * (dy - mean(dy) - xhat * mean(dy * xhat))
@@ -1304,13 +1351,17 @@ template <typename A> TLK void tlk_bn_partial(const tl__cu_norm &p)
     p.partial[((tlk_size)blockIdx.y * 2 + 1) * p.c + k] = sum_sq;
 }
 
+// The two sums of channel k over the blocks, by a block; for every thread.
 TLK void tlk_bn_totals(const tl__cu_norm &p, int k, double *first, double *second)
 {
+    tlk_warp_sums *s = tl_smem<tlk_warp_sums>();
     *first = *second = 0;
-    for (int block = 0; block < p.blocks; block++) {
+    for (int block = (int)threadIdx.x; block < p.blocks; block += TLK_THREADS) {
         *first += (double)p.partial[(tlk_size)block * 2 * p.c + k];
         *second += (double)p.partial[((tlk_size)block * 2 + 1) * p.c + k];
     }
+    *first = tlk_block_sum(*first, s);
+    *second = tlk_block_sum(*second, s);
 }
 
 // y = x*scale + shift.
@@ -1338,11 +1389,11 @@ TLK void tlk_bn_conclude(const tl__cu_norm &p, int k, float mean, double var)
 // Statistics of the batch.
 template <typename A> TLK void tlk_bn_finish(const tl__cu_norm &p)
 {
-    int k = (int)(blockIdx.x * TLK_THREADS + threadIdx.x);
-    if (k >= p.c) return;
+    int k = (int)blockIdx.x;
     double sum, sum_sq, rows = (double)p.rows;
     tlk_bn_totals(p, k, &sum, &sum_sq);
     double d = sum / rows;
+    if (threadIdx.x > 0) return;
     tlk_bn_conclude(p, k, (float)((double)tlk_get((const A *)p.x + k) + d), sum_sq / rows - d * d);
 }
 
@@ -1436,10 +1487,10 @@ template <typename A> TLK void tlk_bn_backward_partial(const tl__cu_norm &p)
 
 TLK void tlk_bn_backward_finish(const tl__cu_norm &p)
 {
-    int k = (int)(blockIdx.x * TLK_THREADS + threadIdx.x);
-    if (k >= p.c) return;
+    int k = (int)blockIdx.x;
     double sum, sum_xhat;
     tlk_bn_totals(p, k, &sum, &sum_xhat);
+    if (threadIdx.x > 0) return;
     if (p.dbias) p.dbias[k] += (float)sum;
     if (p.dweight) p.dweight[k] += (float)sum_xhat;
     p.vectors[k] = (float)(sum / (double)p.rows);
@@ -3484,6 +3535,7 @@ static const tl__cu_driver *tl__cu_the_driver(void) { return NULL; }     // neit
 #define TL__CU_GRAPHS 8
 #define TL__CU_MAX_SUM_BLOCKS 512       // of a sum over rows
 #define TL__CU_MMA_ROWS 128             // TLK_ROWS
+#define TL__CU_PROCESSORS 132           // of a large GPU; sums are cut by this number on a small one, too
 
 enum {
     TL__CU_DO_FORWARD = 1, TL__CU_DO_LOSSES = 2, TL__CU_DO_GRADIENTS = 4, TL__CU_DO_BACKWARD = 8, TL__CU_DO_STEP
@@ -3586,12 +3638,27 @@ static int tl__cu_piece_values(const tl__cu_device *dev) { return dev->half ? 8 
 // Whether the tensor cores do it.
 static int tl__cu_is_mma(const tl__cu_device *dev, const tl__conv *cv)
 {
+    return dev->desc.math != TL_CUDA_FP32 && !tl__cu_is_plain(cv);
+}
+
+// Channels in whole pieces.
+static int tl__cu_filled(const tl__cu_device *dev, int channels)
+{
     int piece = tl__cu_piece_values(dev);
-    return dev->desc.math != TL_CUDA_FP32 && !tl__cu_is_plain(cv) && cv->s.c % piece == 0 && cv->out % piece == 0;
+    return (channels + piece - 1) / piece * piece;
 }
 
 // Columns of a block: 16 << this.
 static int tl__cu_width(int columns) { return columns <= 16 ? 0 : columns <= 32 ? 1 : columns <= 64 ? 2 : 3; }
+
+// Narrower, where a quarter of the processors would get no block: a small batch of small images.
+static int tl__cu_width_for(tlk_size rows, int columns, int z)
+{
+    int width = tl__cu_width(columns);
+    tlk_size down = (rows + TL__CU_MMA_ROWS - 1) / TL__CU_MMA_ROWS * (tlk_size)z;
+    while (width > 0 && 4 * down * (tlk_size)tl__cu_ceil(columns, 16 << width) < 3 * TL__CU_PROCESSORS) width--;
+    return width;
+}
 
 // Into how many runs of pixels the sum of a weight gradient is cut: enough blocks to fill a large GPU.
 static int tl__cu_splits(const tl__cu_device *dev, const tl__conv *cv)
@@ -3599,13 +3666,25 @@ static int tl__cu_splits(const tl__cu_device *dev, const tl__conv *cv)
     tlk_size pixels = (tlk_size)cv->n * cv->s.oh * cv->s.ow,
              depth = (tlk_size)cv->s.kh * cv->s.kw * (cv->s.c / cv->groups);
     tlk_size tiles = tl__cu_is_plain(cv)      ? tl__cu_ceil(cv->out, 32) * depth
-                     : tl__cu_is_mma(dev, cv) ? (tlk_size)tl__cu_ceil(depth, 128) *
+                     : tl__cu_is_mma(dev, cv) ? (tlk_size)tl__cu_ceil((tlk_size)cv->s.kh * cv->s.kw *
+                                                                      tl__cu_filled(dev, cv->s.c), 128) *
                                                     tl__cu_ceil(cv->out, 16 << tl__cu_width(cv->out))
                                               : (tlk_size)tl__cu_ceil(depth, 64) * tl__cu_ceil(cv->out, 64);
-    tlk_size splits = 512 / tiles, by_pixels = pixels / 256, by_memory = ((tlk_size)1 << 24) / (depth * cv->out);
+    tlk_size splits = 2 * TL__CU_PROCESSORS / tiles, by_pixels = pixels / 256,
+             by_memory = ((tlk_size)1 << 24) / (depth * cv->out);
     if (splits > by_pixels) splits = by_pixels;
     if (splits > by_memory) splits = by_memory;
     return splits < 1 ? 1 : splits > 512 ? 512 : (int)splits;
+}
+
+// Room for the copies with whole pieces, and for the sums that are left for a batch norm in front of them; in floats.
+static size_t tl__cu_padding(const tl__cu_device *dev, const tl__conv *cv, size_t channels, tlk_size rows)
+{
+    int c = tl__cu_filled(dev, cv->s.c), out = tl__cu_filled(dev, cv->out);
+    size_t sums = 2 * (size_t)tl__cu_ceil(rows, TL__CU_MMA_ROWS) * channels, values = 0;
+    if (c != cv->s.c) values += (size_t)cv->n * cv->s.h * cv->s.w * c;
+    if (out != cv->out) values += (size_t)cv->n * cv->s.oh * cv->s.ow * out;
+    return values ? sums + (dev->half ? values / 2 : values) + 256 : 0;
 }
 
 // Work space of one node, in floats.
@@ -3619,6 +3698,7 @@ static size_t tl__cu_node_work(tl_net *net, int index, int batch, int train)
         tl__conv cv = tl__node_conv(net, node, batch);
         size_t weights = (size_t)cv.s.kh * cv.s.kw * (cv.s.c / cv.groups) * cv.out;
         need = train ? tl__max_size(weights * tl__cu_splits(tl__cu_of(net), &cv), blocks * c) : 0;
+        if (tl__cu_is_mma(tl__cu_of(net), &cv)) need += tl__cu_padding(tl__cu_of(net), &cv, c, rows);
         break;
     }
     case TL_OP_BATCH_NORM:                    // or of the sums that the convolution before has left
@@ -3645,12 +3725,33 @@ static int tl__cu_pieces(const tl_net *net)
     return count;
 }
 
+// The weights of a convolution that the tensor cores do, as they lie in the rounded copy; to_c 0: the tensor is not there.
+static tl__cu_piece tl__cu_shape_of(tl_net *net, int tensor)
+{
+    const tl__tensor *t = &net->tensors[tensor];
+    const tl__node *node = &net->nodes[t->node];
+    const tl__cu_device *dev = tl__cu_of(net);
+    tl__cu_piece shape;
+    memset(&shape, 0, sizeof shape);
+    if (!t->trained || t->role != TL__WEIGHT) return shape;
+    if (node->op != TL_OP_CONV2D && node->op != TL_OP_CONV_TRANSPOSE2D && node->op != TL_OP_DENSE) return shape;
+    tl__conv cv = tl__node_conv(net, node, 1);
+    if (!tl__cu_is_mma(dev, &cv)) return shape;
+    shape.c = cv.s.c;
+    shape.out = cv.out;
+    shape.to_c = tl__cu_filled(dev, cv.s.c);
+    shape.to_out = tl__cu_filled(dev, cv.out);
+    return shape;
+}
+
 // Where a tensor lies in the rounded copy of the parameters; with tensor_count: the size. In values.
-static size_t tl__cu_rounded_at(const tl_net *net, int tensor)
+static size_t tl__cu_rounded_at(tl_net *net, int tensor)
 {
     size_t at = 0;
-    for (int i = 0; i < tensor; i++)
-        if (net->tensors[i].trained) at += (net->tensors[i].count + 7) / 8 * 8;
+    for (int i = 0; i < tensor; i++) {
+        tl__cu_piece shape = tl__cu_shape_of(net, i);
+        if (shape.to_c) at += net->tensors[i].count / ((size_t)shape.c * shape.out) * shape.to_c * shape.to_out;
+    }
     return at;
 }
 
@@ -3776,10 +3877,13 @@ static tl_result tl__cu_send_tables(tl__cu_device *dev)
     if (!pieces) return tl__refuse(net, TL_ERR_MEMORY, "prepare: no memory for %d pieces", dev->at.piece_count);
     for (int i = 0; i < net->tensor_count && dev->at.piece_count; i++) {
         const tl__tensor *t = &net->tensors[i];
-        size_t rounded_at = tl__cu_rounded_at(net, i);
+        tl__cu_piece piece = tl__cu_shape_of(net, i);
+        piece.tensor = i;
+        piece.rounded_at = tl__cu_rounded_at(net, i);
         for (size_t at = 0; t->trained && at < t->count; at += TL__CU_PIECE) {
-            tl__cu_piece piece = { t->at + at, rounded_at + at,
-                                   (int)(t->count - at < TL__CU_PIECE ? t->count - at : TL__CU_PIECE), i };
+            piece.at = t->at + at;
+            piece.first = (int)at;
+            piece.count = (int)(t->count - at < TL__CU_PIECE ? t->count - at : TL__CU_PIECE);
             pieces[count++] = piece;
         }
     }
@@ -3892,6 +3996,7 @@ static void tl__cu_many(tl__cu_device *dev, int kernel, const tl__node *node, tl
 #define TL__CU_COLUMNS_SHARED (8 * 32 * sizeof(float))
 #define TL__CU_WIDE_SHARED (256 * 8 * sizeof(float))
 #define TL__CU_SUMS_SHARED (8 * sizeof(double))
+#define TL__CU_PARTS_SHARED (8 * 32 * sizeof(double))
 #define TL__CU_TILES_SHARED (2 * 16 * 68 * sizeof(float))
 
 // Work space for the current op, aligned to 256 bytes.
@@ -3954,7 +4059,7 @@ static void tl__cu_reduce_into(tl__cu_device *dev, const tl__node *node, const f
                                size_t count, float *to)
 {
     tl__cu_reduce p = { from, to, count, stride, parts, 1 };
-    tl__cu_launch(dev, TL__CU_reduce_parts, node, (count + 255) / 256, 1, 1, 0, &p);
+    tl__cu_launch(dev, TL__CU_reduce_parts, node, (count + 31) / 32, 1, 1, TL__CU_PARTS_SHARED, &p);
 }
 
 // ---- >>conv --------------------------------------------------------------------------------
@@ -3990,9 +4095,29 @@ static const void *tl__cu_rounded(const tl__cu_device *dev, const tl__node *node
 static void tl__cu_mma(tl__cu_device *dev, int kernel, const tl__node *node, tlk_size rows, int columns, int z,
                        const tl__cu_conv *p)
 {
-    int width = tl__cu_width(columns), wide = 16 << width;
+    int weights = kernel == TL__CU_mma_weights_16;
+    int width = weights ? tl__cu_width(columns) : tl__cu_width_for(rows, columns, z), wide = 16 << width;
     tl__cu_typed(dev, kernel + 2 * width, node, (rows + TL__CU_MMA_ROWS - 1) / TL__CU_MMA_ROWS,
                  tl__cu_ceil(columns, wide), z, 3 * (size_t)(TL__CU_MMA_ROWS * 80 + wide * 80 + 512), p);
+}
+
+// An operand of the tensor cores with whole pieces of channels: itself, or a copy in the work space.
+static const void *tl__cu_filled_up(tl__cu_device *dev, const tl__node *node, const void *x, tlk_size rows, int c)
+{
+    tl__cu_pad p = { x, NULL, rows, c, tl__cu_filled(dev, c) };
+    if (p.to == c) return x;
+    p.y = tl__cu_take(dev, (size_t)rows * p.to * (dev->half ? 2 : 4));
+    tl__cu_pieces_of(dev, TL__CU_pad_channels, node, rows * p.to, &p);
+    return p.y;
+}
+
+// The channels of a convolution by the tensor cores.
+static void tl__cu_fill_up(tl__cu_device *dev, tl__cu_conv *p)
+{
+    p->true_c = p->c;
+    p->true_out = p->out;
+    p->c = tl__cu_filled(dev, p->c);
+    p->out = tl__cu_filled(dev, p->out);
 }
 
 static void tl__cu_conv_forward(tl__cu_device *dev, const tl__node *node, const tl__conv *cv, const void *x,
@@ -4012,6 +4137,8 @@ static void tl__cu_conv_forward(tl__cu_device *dev, const tl__node *node, const 
             dev->sums = p.sums;
             dev->sums_of = index;
         }
+        p.in = tl__cu_filled_up(dev, node, x, (tlk_size)p.n * p.h * p.w, p.c);
+        tl__cu_fill_up(dev, &p);
         tl__cu_mma(dev, TL__CU_mma_forward_16, node, rows, p.out, 1, &p);
         return;
     }
@@ -4031,6 +4158,8 @@ static void tl__cu_conv_backward_data(tl__cu_device *dev, const tl__node *node, 
              largest = (tlk_size)p.n * tl__ceil_div(p.h, p.sh) * tl__ceil_div(p.w, p.sw);
     if (tl__cu_is_mma(dev, cv)) {
         p.rounded = tl__cu_rounded(dev, node);
+        p.in = tl__cu_filled_up(dev, node, dy, (tlk_size)p.n * p.oh * p.ow, p.out);
+        tl__cu_fill_up(dev, &p);
         tl__cu_mma(dev, TL__CU_mma_data_16, node, largest, p.c, p.sh * p.sw, &p);
         return;
     }
@@ -4047,9 +4176,12 @@ static void tl__cu_conv_backward_weights(tl__cu_device *dev, const tl__node *nod
     size_t weights = (size_t)depth * p.out;
     p.in = x; p.dy = dy; p.splits = tl__cu_splits(dev, cv);
     p.partial = (float *)tl__cu_take(dev, weights * (size_t)p.splits * sizeof(float));
-    if (tl__cu_is_mma(dev, cv))
-        tl__cu_mma(dev, TL__CU_mma_weights_16, node, (tlk_size)depth, p.out, p.splits, &p);
-    else if (tl__cu_is_plain(cv))
+    if (tl__cu_is_mma(dev, cv)) {
+        p.in = tl__cu_filled_up(dev, node, x, (tlk_size)p.n * p.h * p.w, p.c);
+        p.dy = tl__cu_filled_up(dev, node, dy, (tlk_size)p.n * p.oh * p.ow, p.out);
+        tl__cu_fill_up(dev, &p);
+        tl__cu_mma(dev, TL__CU_mma_weights_16, node, (tlk_size)p.kh * p.kw * p.c, p.out, p.splits, &p);
+    } else if (tl__cu_is_plain(cv))
         tl__cu_typed(dev, TL__CU_conv_backward_weights_plain, node, (tlk_size)tl__cu_ceil(p.out, 32), depth, p.splits,
                      TL__CU_COLUMNS_SHARED, &p);
     else
@@ -4099,6 +4231,7 @@ static void tl__cu_backward_conv(tl__cu_device *dev, const tl__node *node)
     if (dw && transposed) tl__cu_conv_backward_weights(dev, node, &cv, dy, tl__cu_data(dev, x), dw);
     else if (dw) tl__cu_conv_backward_weights(dev, node, &cv, tl__cu_data(dev, x), dy, dw);
     if (!x->wants_grad) return;
+    dev->taken = 0;
     if (transposed) tl__cu_conv_forward(dev, node, &cv, dy, weight, NULL, dx, add);
     else tl__cu_conv_backward_data(dev, node, &cv, dy, weight, NULL, dx, add);
 }
@@ -4157,7 +4290,7 @@ static void tl__cu_forward_batch_norm(tl__cu_device *dev, const tl__node *node)
         tl__cu_launch(dev, TL__CU_bn_merge, node, (tlk_size)p.c, 1, 1, TL__CU_SUMS_SHARED, &p);
     } else if (tl__cu_uses_batch(dev, node)) {
         tl__cu_column_kernel(dev, TL__CU_bn_partial, node, &p);
-        tl__cu_typed(dev, TL__CU_bn_finish, node, channels, 1, 1, 0, &p);
+        tl__cu_typed(dev, TL__CU_bn_finish, node, (tlk_size)p.c, 1, 1, TL__CU_SUMS_SHARED, &p);
     } else {
         tl__cu_launch(dev, TL__CU_bn_eval, node, channels, 1, 1, 0, &p);
     }
@@ -4171,7 +4304,7 @@ static void tl__cu_backward_batch_norm(tl__cu_device *dev, const tl__node *node)
     p.partial = (float *)tl__cu_take(dev, 2 * (size_t)p.blocks * p.c * sizeof(float));
     p.vectors = (float *)tl__cu_take(dev, 2 * (size_t)p.c * sizeof(float));
     tl__cu_column_kernel(dev, TL__CU_bn_backward_partial, node, &p);
-    tl__cu_launch(dev, TL__CU_bn_backward_finish, node, (tlk_size)tl__cu_ceil(p.c, 256), 1, 1, 0, &p);
+    tl__cu_launch(dev, TL__CU_bn_backward_finish, node, (tlk_size)p.c, 1, 1, TL__CU_SUMS_SHARED, &p);
     if (!tl__cu_input(dev, node, 0)->wants_grad) return;
     if (!tl__cu_uses_batch(dev, node) && !dev->code)                    // no x moves fixed statistics
         tl__cu_keep_error(dev, dev->driver->clear(dev->self, p.vectors, 2 * (size_t)p.c * sizeof(float)), "clearing");

@@ -58,6 +58,7 @@ struct emu_settings {
     int lazy;                // cp.async
 };
 static emu_settings emu_mode;
+static int emu_whole_tf32;                   // tensor cores keep all bits of tf32 operands: what is left is no rounding
 
 // ---- what happened -------------------------------------------------------------------------
 
@@ -461,14 +462,14 @@ static float emu_a(const emu_warp &w, int side, int half, int row, int k)
 {
     int lane = row % 8 * 4 + (half ? k % 8 / 2 : k % 4), reg = row / 8 + (half ? k / 8 : k / 4) * 2;
     uint32_t word = w.in[side][lane].u[reg];
-    return emu_bits_float(half ? (k % 2 ? word & 0xffff0000u : word << 16) : word & 0xffffe000u);
+    return emu_bits_float(half ? (k % 2 ? word & 0xffff0000u : word << 16) : emu_whole_tf32 ? word : word & 0xffffe000u);
 }
 
 static float emu_b(const emu_warp &w, int side, int half, int k, int column)
 {
     int lane = column * 4 + (half ? k % 8 / 2 : k % 4), reg = 4 + (half ? k / 8 : k / 4);
     uint32_t word = w.in[side][lane].u[reg];
-    return emu_bits_float(half ? (k % 2 ? word & 0xffff0000u : word << 16) : word & 0xffffe000u);
+    return emu_bits_float(half ? (k % 2 ? word & 0xffff0000u : word << 16) : emu_whole_tf32 ? word : word & 0xffffe000u);
 }
 
 // c += A B of a warp: 16 x 16 times 16 x 8 of bf16, or 16 x 8 times 8 x 8 of tf32.
@@ -499,7 +500,7 @@ static inline uint32_t tl_to_tf32(float value)
 {
     uint32_t bits;
     memcpy(&bits, &value, 4);
-    return value == value ? (bits + 0x1000u) & 0xffffe000u : bits;
+    return value == value && !emu_whole_tf32 ? (bits + 0x1000u) & 0xffffe000u : bits;
 }
 
 // ---- launches ------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ static cost total;
 static int  print_all, counting, bf16_values;
 static double tensor_rate;
 
-enum { KIND_elements, KIND_conv, KIND_norm, KIND_pool, KIND_join, KIND_dropout, KIND_attention, KIND_loss, KIND_views, KIND_reduce, KIND_step };
+enum { KIND_pad, KIND_elements, KIND_conv, KIND_norm, KIND_pool, KIND_join, KIND_dropout, KIND_attention, KIND_loss, KIND_views, KIND_reduce, KIND_step };
 #define PLAN_KIND2(name, P) KIND_##P, KIND_##P,
 #define PLAN_KIND(name, P) KIND_##P,
 static const int kinds[] = { TL__CU_TYPED(PLAN_KIND2) TL__CU_FLOAT(PLAN_KIND) };
@@ -95,6 +95,11 @@ static cost cost_of(int kernel, const unsigned grid[3], const void *params)
         if (says(name, "finish")) break;
         values = (double)p->positions * p->c * (1 + says(name, "gradient") + p->add * says(name, "gradient"));
         floats = (double)p->positions;
+        break;
+    }
+    case KIND_pad: {
+        const tl__cu_pad *p = (const tl__cu_pad *)params;
+        values = (double)p->rows * (p->c + p->to);
         break;
     }
     case KIND_reduce: {
