@@ -263,11 +263,11 @@ typedef struct tl__cu_step {
     float   clip_norm;
 } tl__cu_step;
 
-// Every kernel with its struct. Those of the first list exist for both types of activations.
+// Every kernel with its struct. Those of the first list exist for both types of activations, those of the second once.
 #define TL__CU_TYPED(K)                                                                                              \
-    K(load_floats, elements) K(store_floats, elements) K(find_bad, elements)                                         \
+    K(find_bad, elements)                                                                                            \
     K(conv_forward_plain, conv) K(conv_backward_data_plain, conv) K(conv_backward_weights_plain, conv)               \
-    K(conv_forward, conv) K(conv_backward_data, conv) K(conv_backward_weights, conv) K(column_sums, norm)            \
+    K(column_sums, norm)                                                                                             \
     K(mma_forward_16, conv) K(mma_forward_32, conv) K(mma_forward_64, conv) K(mma_forward_128, conv)                 \
     K(mma_data_16, conv) K(mma_data_32, conv) K(mma_data_64, conv) K(mma_data_128, conv)                             \
     K(mma_weights_16, conv) K(mma_weights_32, conv) K(mma_weights_64, conv) K(mma_weights_128, conv)                 \
@@ -283,6 +283,8 @@ typedef struct tl__cu_step {
     K(attention_forward, attention) K(attention_backward_queries, attention) K(attention_backward_keys, attention)   \
     K(loss_sums, loss) K(dice_sums, loss) K(loss_gradient, loss) K(view_input, views)
 #define TL__CU_FLOAT(K)                                                                                              \
+    K(load_floats, elements) K(store_floats, elements)                                                               \
+    K(conv_forward, conv) K(conv_backward_data, conv) K(conv_backward_weights, conv)                                 \
     K(reduce_parts, reduce) K(bn_merge, norm) K(bn_eval, norm) K(bn_backward_finish, norm)                           \
     K(gn_backward_means, norm) K(loss_finish, loss) K(step_norm, step) K(step_scale, step) K(step_update, step)   \
     K(view_lattice, views) K(view_map, views) K(view_targets, views)
@@ -558,15 +560,15 @@ TLK void tlk_reduce_parts(const tl__cu_reduce &p)
 
 // ---- conversions and checks ----------------------------------------------------------------
 
-// A mirror of the host (float) to and from an activation.
-template <typename A> TLK void tlk_load_floats(const tl__cu_elements &p)
+// A mirror of the host (float) to and from bf16.
+TLK void tlk_load_floats(const tl__cu_elements &p)
 {
-    TLK_ELEMENTS(i, p.count) tlk_set((A *)p.out + i, ((const float *)p.x)[i]);
+    TLK_ELEMENTS(i, p.count) tlk_set((tlk_bf16 *)p.out + i, ((const float *)p.x)[i]);
 }
 
-template <typename A> TLK void tlk_store_floats(const tl__cu_elements &p)
+TLK void tlk_store_floats(const tl__cu_elements &p)
 {
-    TLK_ELEMENTS(i, p.count) ((float *)p.out)[i] = tlk_get((const A *)p.x + i);
+    TLK_ELEMENTS(i, p.count) ((float *)p.out)[i] = tlk_get((const tlk_bf16 *)p.x + i);
 }
 
 // *out = 1 if a value is not finite. Threads that find one all write the same.
@@ -603,7 +605,7 @@ TLK void tlk_philox(const unsigned counter[4], const unsigned key[2], unsigned o
 //  Plain: one thread for each result, which walks over the taps and channels that it sums. Every case, groups and
 //  depthwise included. Each input value is read KH*KW*O times through the caches, so this is bound by loads.
 //
-//  Tile: the same sums as a matrix product whose matrix is never stored (implicit GEMM):
+//  Tile, in float: the same sums as a matrix product whose matrix is never stored (implicit GEMM):
 //
 //      pass               rows M             columns N   depth K
 //      forward            output pixels      O           KH*KW*C     a = x under the window,      b = w
@@ -775,7 +777,7 @@ TLK void tlk_multiply_tiles(const tlk_tiles *s, float sum[4][4])
 }
 
 // Forward and backward data.
-template <typename A, int PASS> TLK void tlk_conv_tile(const tl__cu_conv &p)
+template <int PASS> TLK void tlk_conv_tile(const tl__cu_conv &p)
 {
     tlk_tiles *s = tl_smem<tlk_tiles>();
     int class_y = (int)blockIdx.z / p.sw, class_x = (int)blockIdx.z % p.sw;
@@ -792,7 +794,7 @@ template <typename A, int PASS> TLK void tlk_conv_tile(const tl__cu_conv &p)
         int w_tap = (g.ky0 + ty * g.ky_step) * p.kw + g.kx0 + tx * g.kx_step;
         for (int r = 0; r < 4; r++) {
             long long from = k < depth ? tlk_pixel(g, at[r], ty, tx) : -1;
-            s->a[t % 16][t / 16 + 16 * r] = from >= 0 ? tlk_get((const A *)p.in + from + channel) : 0;
+            s->a[t % 16][t / 16 + 16 * r] = from >= 0 ? ((const float *)p.in)[from + channel] : 0;
         }
         for (int r = 0; r < 4; r++) {
             if (PASS == TLK_FORWARD) {                          // w[k][n]: neighbouring threads, neighbouring n
@@ -822,16 +824,16 @@ template <typename A, int PASS> TLK void tlk_conv_tile(const tl__cu_conv &p)
         for (int c = 0; c < 4; c++) {
             int n = n0 + t % 16 * 4 + c;
             if (n >= columns) continue;
-            tlk_put((A *)p.result + pixel * columns + n, sum[r][c] + (p.bias ? p.bias[n] : 0), p.add);
+            tlk_put((float *)p.result + pixel * columns + n, sum[r][c] + (p.bias ? p.bias[n] : 0), p.add);
         }
     }
 }
 
-template <typename A> TLK void tlk_conv_forward(const tl__cu_conv &p) { tlk_conv_tile<A, TLK_FORWARD>(p); }
-template <typename A> TLK void tlk_conv_backward_data(const tl__cu_conv &p) { tlk_conv_tile<A, TLK_DATA>(p); }
+TLK void tlk_conv_forward(const tl__cu_conv &p) { tlk_conv_tile<TLK_FORWARD>(p); }
+TLK void tlk_conv_backward_data(const tl__cu_conv &p) { tlk_conv_tile<TLK_DATA>(p); }
 
 // p.partial[split][tap*C + c][o]
-template <typename A> TLK void tlk_conv_backward_weights(const tl__cu_conv &p)
+TLK void tlk_conv_backward_weights(const tl__cu_conv &p)
 {
     tlk_tiles *s = tl_smem<tlk_tiles>();
     tlk_gather g = tlk_forward_gather(p);
@@ -846,8 +848,8 @@ template <typename A> TLK void tlk_conv_backward_weights(const tl__cu_conv &p)
             tlk_size pixel = k0 + kk;
             long long from = -1;
             if (pixel < end && m < m_count) from = tlk_pixel(g, tlk_locate(g, p.n, pixel), ty, tx);
-            s->a[kk][t % 64] = from >= 0 ? tlk_get((const A *)p.in + from + channel) : 0;
-            s->b[kk][t % 64] = pixel < end && n < p.out ? tlk_get((const A *)p.dy + pixel * p.out + n) : 0;
+            s->a[kk][t % 64] = from >= 0 ? ((const float *)p.in)[from + channel] : 0;
+            s->b[kk][t % 64] = pixel < end && n < p.out ? ((const float *)p.dy)[pixel * p.out + n] : 0;
         }
         __syncthreads();
         tlk_multiply_tiles(s, sum);
@@ -3536,6 +3538,9 @@ static const tl__cu_driver *tl__cu_the_driver(void) { return NULL; }     // neit
 #define TL__CU_MAX_SUM_BLOCKS 512       // of a sum over rows
 #define TL__CU_MMA_ROWS 128             // TLK_ROWS
 #define TL__CU_PROCESSORS 132           // of a large GPU; sums are cut by this number on a small one, too
+#ifndef TL__CU_FEW_BLOCKS               // the tests try both sides with small images
+    #define TL__CU_FEW_BLOCKS 99        // fewer would leave a quarter of the processors idle
+#endif
 
 enum {
     TL__CU_DO_FORWARD = 1, TL__CU_DO_LOSSES = 2, TL__CU_DO_GRADIENTS = 4, TL__CU_DO_BACKWARD = 8, TL__CU_DO_STEP
@@ -3589,6 +3594,11 @@ typedef struct tl__cu_device {
     tl_net       *joined[TL_CUDA_GPUS];
     int           joined_count;
 } tl__cu_device;
+
+// A new op, loss or optimiser of tinytl.h needs kernels here before this compiles again.
+typedef char tl__cu_knows_every_op[TL_OP_COUNT == TL_OP_ATTENTION + 1 && TL_OP_ATTENTION == 28 ? 1 : -1];
+typedef char tl__cu_knows_every_loss[TL_LOSS_COUNT == (int)TL__CU_HUBER + 1 && TL_HUBER == (int)TL__CU_HUBER ? 1 : -1];
+typedef char tl__cu_knows_every_optimizer[TL_OPTIMIZER_COUNT == TL_LION + 1 && TL_LION == 6 ? 1 : -1];
 
 static tl__cu_device *tl__cu_of(const tl_net *net) { return (tl__cu_device *)net->device; }
 static size_t tl__cu_align(size_t bytes) { return (bytes + 255) / 256 * 256; }
@@ -3651,12 +3661,12 @@ static int tl__cu_filled(const tl__cu_device *dev, int channels)
 // Columns of a block: 16 << this.
 static int tl__cu_width(int columns) { return columns <= 16 ? 0 : columns <= 32 ? 1 : columns <= 64 ? 2 : 3; }
 
-// Narrower, where a quarter of the processors would get no block: a small batch of small images.
+// Narrower where there would be few blocks: a small batch of small images.
 static int tl__cu_width_for(tlk_size rows, int columns, int z)
 {
     int width = tl__cu_width(columns);
     tlk_size down = (rows + TL__CU_MMA_ROWS - 1) / TL__CU_MMA_ROWS * (tlk_size)z;
-    while (width > 0 && 4 * down * (tlk_size)tl__cu_ceil(columns, 16 << width) < 3 * TL__CU_PROCESSORS) width--;
+    while (width > 0 && down * (tlk_size)tl__cu_ceil(columns, 16 << width) < (tlk_size)TL__CU_FEW_BLOCKS) width--;
     return width;
 }
 
@@ -4145,8 +4155,8 @@ static void tl__cu_conv_forward(tl__cu_device *dev, const tl__node *node, const 
     tlk_size pixels = (tlk_size)p.n * p.oh * p.ow;
     if (tl__cu_is_plain(cv)) tl__cu_each(dev, TL__CU_conv_forward_plain, node, pixels * p.out, &p);
     else
-        tl__cu_typed(dev, TL__CU_conv_forward, node, (pixels + 63) / 64, tl__cu_ceil(p.out, 64), 1, TL__CU_TILES_SHARED,
-                     &p);
+        tl__cu_launch(dev, TL__CU_conv_forward, node, (pixels + 63) / 64, tl__cu_ceil(p.out, 64), 1,
+                      TL__CU_TILES_SHARED, &p);
 }
 
 static void tl__cu_conv_backward_data(tl__cu_device *dev, const tl__node *node, const tl__conv *cv, const void *dy,
@@ -4164,8 +4174,8 @@ static void tl__cu_conv_backward_data(tl__cu_device *dev, const tl__node *node, 
         return;
     }
     if (tl__cu_is_plain(cv)) tl__cu_each(dev, TL__CU_conv_backward_data_plain, node, pixels * p.c, &p);
-    else tl__cu_typed(dev, TL__CU_conv_backward_data, node, (largest + 63) / 64, tl__cu_ceil(p.c, 64), p.sh * p.sw,
-                      TL__CU_TILES_SHARED, &p);
+    else tl__cu_launch(dev, TL__CU_conv_backward_data, node, (largest + 63) / 64, tl__cu_ceil(p.c, 64), p.sh * p.sw,
+                       TL__CU_TILES_SHARED, &p);
 }
 
 static void tl__cu_conv_backward_weights(tl__cu_device *dev, const tl__node *node, const tl__conv *cv, const void *x,
@@ -4185,8 +4195,8 @@ static void tl__cu_conv_backward_weights(tl__cu_device *dev, const tl__node *nod
         tl__cu_typed(dev, TL__CU_conv_backward_weights_plain, node, (tlk_size)tl__cu_ceil(p.out, 32), depth, p.splits,
                      TL__CU_COLUMNS_SHARED, &p);
     else
-        tl__cu_typed(dev, TL__CU_conv_backward_weights, node, (tlk_size)tl__cu_ceil(depth, 64), tl__cu_ceil(p.out, 64),
-                     p.splits, TL__CU_TILES_SHARED, &p);
+        tl__cu_launch(dev, TL__CU_conv_backward_weights, node, (tlk_size)tl__cu_ceil(depth, 64), tl__cu_ceil(p.out, 64),
+                      p.splits, TL__CU_TILES_SHARED, &p);
     tl__cu_reduce_into(dev, node, p.partial, weights, p.splits, weights, dw);
 }
 
@@ -4989,7 +4999,7 @@ static tl_result tl__cu_put(tl_net *net, tl__place place, int index)
     void *floats = tl__cu_take(dev, pair.count * sizeof(float));
     p.x = floats; p.out = pair.device; p.count = pair.count;
     tl__cu_copy(dev, floats, pair.host, pair.count * sizeof(float), TL__CU_TO_DEVICE, pair.what);
-    tl__cu_many(dev, TL__CU_load_floats, NULL, p.count, &p);
+    tl__cu_launch(dev, TL__CU_load_floats, NULL, (p.count + 1023) / 1024, 1, 1, 0, &p);
     return tl__cu_result(dev);
 }
 
@@ -5005,7 +5015,7 @@ static tl_result tl__cu_get(tl_net *net, tl__place place, int index)
         memset(&p, 0, sizeof p);
         dev->taken = 0;
         p.x = pair.device; p.out = tl__cu_take(dev, pair.count * sizeof(float)); p.count = pair.count;
-        tl__cu_many(dev, TL__CU_store_floats, NULL, p.count, &p);
+        tl__cu_launch(dev, TL__CU_store_floats, NULL, (p.count + 1023) / 1024, 1, 1, 0, &p);
         from = p.out;
     }
     tl__cu_copy(dev, pair.host, from, pair.count * sizeof(float), TL__CU_TO_HOST, pair.what);

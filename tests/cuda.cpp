@@ -17,6 +17,8 @@
     #include "emulator.h"
     #define EMULATED 1
 #endif
+static int few_blocks = 1;                        // 99 in the library: small images then never see wide tiles
+#define TL__CU_FEW_BLOCKS few_blocks
 #define TINYTL_IMPLEMENTATION
 #include "../tinytl.h"
 #define TINYTL_CUDA_IMPLEMENTATION
@@ -25,6 +27,8 @@
     #include "emulator_driver.h"
 #endif
 #include "check.h"
+#define OP_CASES_ONLY
+#include "ops.c"
 
 static const emu_settings schedules[] = { { 0, 0, 0 }, { 1, 1, 1 } };
 
@@ -36,7 +40,7 @@ static const emu_settings schedules[] = { { 0, 0, 0 }, { 1, 1, 1 } };
 #define TOLERANCE_BF16 2e-2
 #define TOLERANCE_TF32 1e-3
 
-typedef struct op_case {
+typedef struct gpu_case {
     const char *text;
     int         batch;
     double      bf16;              // its tolerance; 0: TOLERANCE_BF16
@@ -296,6 +300,48 @@ static void compare(const char *text, const outcome *a, const outcome *b, double
     }
 }
 
+// What the tensor cores round is seen in the cases above; here, that the kernels do what those of the CPU do, at every odd shape.
+static void test_registered(const op_case *test, int twice, int number)
+{
+    char text[1024];
+    outcome cpu, gpu, half, again;
+    gpu_case c = { text, test->n, 0, 0 };
+    if (!case_text(test, twice, text, sizeof text)) return;
+    if (strstr(test->op, "stride=32000") || strstr(test->op, "kernel=17")) return;      // 17x17 and strides without an end: minutes
+    if (test->n == 2 && test->h * test->w == 1 && strstr(test->op, "batch_norm")) return;   // of two values: a difference that rounding made
+    tl_net *net = make(text, 0, TL_CUDA_FP32, 0);
+    run(net, &c, &cpu);
+    tl_net_free(net);
+    emu_mode = schedules[number % 2];
+    net = make(text, 1, TL_CUDA_FP32, 1);
+    run(net, &c, &gpu);
+    tl_net_free(net);
+    compare(text, &cpu, &gpu, TOLERANCE_F32);
+    if (twice) return;
+#if EMULATED
+    emu_whole_tf32 = 1;
+    net = make(text, 1, TL_CUDA_TF32, 1);
+    run(net, &c, &again);
+    tl_net_free(net);
+    emu_whole_tf32 = 0;
+    compare(text, &cpu, &again, TOLERANCE_F32);
+#endif
+    net = make(text, 1, TL_CUDA_BF16, 1);
+    run(net, &c, &half);
+    tl_net_free(net);
+    for (size_t i = 0; i < half.arrays.size(); i++)
+        for (size_t k = 0; k < half.arrays[i].size(); k++)
+            if (half.arrays[i][k] - half.arrays[i][k] != 0) {
+                CHECK(0, "%s: %s [%zu] is %g in bf16", text, half.names[i].c_str(), k, half.arrays[i][k]);
+                break;
+            }
+#if EMULATED
+    CHECK(emu_memory_used == 0 && emu_open_count == 0 && emu_message[0] == 0, "%s: %zu bytes are not released; %s", text, emu_memory_used,
+          emu_message);
+    emu_clear();
+#endif
+}
+
 static void test_case(const gpu_case *c)
 {
     outcome cpu, gpu[2], tf32, half[2];
@@ -336,6 +382,43 @@ static void test_case(const gpu_case *c)
     emu_clear();
 #endif
 }
+
+// ---- nothing is left out -------------------------------------------------------------------
+
+#if EMULATED
+
+// Every op of tinytl.h was in a case, every kernel has run; what the GPU cannot do is said when a network is prepared.
+static void test_coverage(void)
+{
+    int seen[TL_OP_COUNT] = { 0 }, losses[TL_LOSS_COUNT] = { 0 };
+    for (size_t i = 0; i < sizeof op_cases / sizeof *op_cases; i++) {
+        char text[1024];
+        case_text(&op_cases[i], 0, text, sizeof text);
+        tl_net *net = make(text, 0, TL_CUDA_FP32, 0);
+        for (int k = 0; k < net->node_count; k++) seen[net->nodes[k].op]++;
+        for (int k = 0; k < net->loss_count; k++) losses[net->losses[k].desc.kind]++;
+        tl_net_free(net);
+    }
+    for (int op = TL_OP_NONE + 1; op < TL_OP_COUNT; op++) CHECK(seen[op] > 0, "no case has %s", tl__op_names[op]);
+    for (int kind = TL_LOSS_NONE + 1; kind < TL_LOSS_COUNT; kind++) CHECK(losses[kind] > 0, "no case has loss %d", kind);
+    tl_net *net = make(IN(2, 2, 3) "y = relu(x)", 1, TL_CUDA_FP32, 0);
+    CHECK(net->backend->check(net) == TL_OK, "%s", tl_error(net));
+    net->nodes[1].op = TL_OP_NONE;
+    CHECK(net->backend->check(net) == TL_ERR_STATE && strstr(tl_error(net), "the GPU has no kernel for"), "%s", tl_error(net));
+    net->nodes[1].op = TL_OP_RELU;
+    tl_net_free(net);
+    net = make(IN(1, 3, 387) "y = attention(x) heads=1", 1, TL_CUDA_FP32, 0);
+    CHECK(tl_prepare(net, 1, 0) == TL_ERR_SHAPE && strstr(tl_error(net), "heads of 129 channels"), "%s", tl_error(net));
+    tl_net_free(net);
+}
+
+// At the end: none of the kernels was never run.
+static void test_all_ran(void)
+{
+    for (int i = 0; i < TL__CU_KERNELS; i++) CHECK(emu_kernel_uses[i] > 0, "kernel %s was never run", tl__cu_names[i]);
+}
+
+#endif
 
 // ---- the emulator sees mistakes ------------------------------------------------------------
 
@@ -608,6 +691,19 @@ static void test_errors(void)
     tl_backward(net);
     CHECK(tl_step(net) == TL_ERR_DIVERGED && strstr(tl_error(net), "not finite"), "%s", tl_error(net));
     tl_net_free(net);
+    // where the first value arises that is not finite
+    for (int math = TL_CUDA_FP32; math <= TL_CUDA_BF16; math++) {
+        net = make(IN(4, 4, 2) "c = conv2d(x) out=3 kernel=3\nr = relu(c)\nb = batch_norm(r)\nloss mse(b)", 1, (tl_cuda_math)math, 0);
+        CHECK(tl_prepare(net, 2, 1) == TL_OK, "%s", tl_error(net));
+        fill(net, 2, 0);
+        tl_forward(net, 2, TL_TRAIN);
+        CHECK(net->backend->first_bad(net) == -1, "all was finite");
+        weights = tl_parameters(net);
+        weights[0] = NAN;
+        tl_forward(net, 2, TL_TRAIN);
+        CHECK(net->backend->first_bad(net) == 1, "the convolution made it");
+        tl_net_free(net);
+    }
     // a kernel that goes wrong is named
     net = make("", 1, TL_CUDA_FP32, 1);
     build_unet(net);
@@ -889,8 +985,13 @@ int main(int argc, char **argv)
     const char *only = argc > 1 ? argv[1] : NULL;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         if (!only || strstr(cases[i].text, only)) test_case(&cases[i]);
+    few_blocks = 99;
+    for (size_t i = 0; i < sizeof op_cases / sizeof *op_cases; i++)
+        for (int twice = 0; twice < 2; twice++)
+            if (!only || strstr(op_cases[i].op, only)) test_registered(&op_cases[i], twice, (int)i + twice);
     if (!only) {
 #if EMULATED
+        test_coverage();
         test_emulator();
         test_errors();
 #endif
@@ -910,6 +1011,9 @@ int main(int argc, char **argv)
         test_optimizers();
         test_fit();
         test_training();
+#if EMULATED
+        test_all_ran();
+#endif
     }
     return finish("cuda");
 }

@@ -240,6 +240,8 @@ static const op_case op_cases[] = {
     { 2, 9, 7, 3,    "batch_norm(x)\nd = gelu(c)\ny = conv2d(d) out=3 kernel=3" }
 };
 
+#ifndef OP_CASES_ONLY              // tests/cuda.cpp runs the same cases on the GPU
+
 // ---- data ----------------------------------------------------------------------------------
 
 // Value i of n, away from the kinks of the op. The rest are normal deviates.
@@ -311,6 +313,8 @@ static void fill_targets(tl_net *net, const op_case *test)
     tl__free(dense);
 }
 
+#endif
+
 // ---- networks ------------------------------------------------------------------------------
 
 // The network text of a case; 0 if it cannot be made with two consumers of x.
@@ -331,6 +335,8 @@ static int case_text(const op_case *test, int twice, char *text, size_t size)
     else snprintf(text + used, size - (size_t)used, "p = %s\nq = %s\ny = add(p, q)\n", test->op, test->op);
     return 1;
 }
+
+#ifndef OP_CASES_ONLY
 
 static tl_net *make_net(const op_case *test, int twice, tl_isa isa, int threads)
 {
@@ -594,3 +600,5 @@ MAIN(ops, void)
     return finish("ops");
 #endif
 }
+
+#endif
