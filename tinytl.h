@@ -4122,7 +4122,7 @@ static int tl__overwrites(const tl_net *net, int i, int train)
     switch (node->op) {
     case TL_OP_RELU: case TL_OP_RELU6: case TL_OP_FLATTEN: case TL_OP_SIGMOID: case TL_OP_TANH: break;
     case TL_OP_LEAKY_RELU: case TL_OP_GELU: case TL_OP_SILU: if (infer) break; return -1;
-    case TL_OP_BATCH_NORM: if (infer && !tl__on_device(net)) break; return -1;
+    case TL_OP_BATCH_NORM: if (infer) break; return -1;
     case TL_OP_ADD:                                   // a folded batch norm, if the other input is there before it
         for (int k = 0; k < 2; k++) {
             const tl__node *norm = &net->nodes[node->input[k]];
@@ -4140,14 +4140,13 @@ static int tl__overwrites(const tl_net *net, int i, int train)
 static void tl__plan_fusion(tl_net *net, int i, int train)
 {
     tl__node *node = &net->nodes[i], *x = node->alias >= 0 ? &net->nodes[node->alias] : NULL;
-    int device = tl__on_device(net);
     node->fused = TL_OP_NONE;
     node->folded = 0;
     if (!x) return;
-    if (tl__is_clip(node->op) && (x->op == TL_OP_BATCH_NORM || x->folded || (tl__is_conv(x->op) && !device)) &&
-        (node->op == TL_OP_RELU || !device))
+    if (tl__is_clip(node->op) && (x->op == TL_OP_BATCH_NORM || x->folded || tl__is_conv(x->op)) &&
+        (node->op == TL_OP_RELU || !tl__on_device(net)))
         node->fused = x->fused = node->op;
-    if (node->op == TL_OP_BATCH_NORM && tl__is_conv(x->op) && !train && !net->exact && !device)
+    if (node->op == TL_OP_BATCH_NORM && tl__is_conv(x->op) && !train && !net->exact)
         node->folded = x->folded = i;
     if (node->op == TL_OP_ADD) node->folded = x->folded = net->nodes[x->alias].folded = i;
 }

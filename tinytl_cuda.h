@@ -100,7 +100,7 @@ typedef unsigned long long tlk_size;
 
 enum {
     TL__CU_COPY = 0, TL__CU_RELU, TL__CU_LEAKY_RELU, TL__CU_RELU6, TL__CU_SIGMOID, TL__CU_TANH, TL__CU_GELU,
-    TL__CU_SILU, TL__CU_ADD, TL__CU_MUL
+    TL__CU_SILU, TL__CU_ADD, TL__CU_MUL, TL__CU_ADD_RELU
 };
 enum {
     TL__CU_CROSS_ENTROPY = 1, TL__CU_BCE, TL__CU_DICE, TL__CU_FOCAL, TL__CU_MSE, TL__CU_L1, TL__CU_HUBER
@@ -134,6 +134,11 @@ typedef struct tl__cu_conv {
     float *partial;                     // backward weights: `splits` arrays like the weights
     int    splits, add;
     int    true_c, true_out;            // tensor cores: c and out without the channels that fill pieces up
+    // what is done to a value before it is stored: a batch norm with fixed statistics (mean NULL: none), a sum, ReLU
+    const float *mean, *var, *norm_weight, *norm_bias;
+    const void  *residual;
+    float  eps;
+    int    relu;
 } tl__cu_conv;
 
 typedef struct tl__cu_pad {             // rows of `c` values to rows of `to`, the rest 0
@@ -425,6 +430,27 @@ template <typename A> TLK void tlk_set_piece(void *p, tlk_size i, const tlk_piec
 // Writes a gradient, or adds it to what other consumers of the value have left there.
 template <typename A> TLK void tlk_put(A *p, float value, int add) { tlk_set(p, add ? tlk_get(p) + value : value); }
 
+// Two values side by side, at an even place: one access instead of two.
+struct __align__(8) tlk_two {
+    float of[2];
+};
+TLK void tlk_put_pair(float *p, const float v[2], int add)
+{
+    tlk_two two = { { v[0], v[1] } };
+    if (add) {
+        tlk_two old = *(const tlk_two *)p;
+        two.of[0] += old.of[0];
+        two.of[1] += old.of[1];
+    }
+    *(tlk_two *)p = two;
+}
+TLK void tlk_put_pair(tlk_bf16 *p, const float v[2], int add)
+{
+    unsigned old = add ? *(const unsigned *)p : 0;
+    float first = add ? v[0] + tlk_float(old << 16) : v[0], second = add ? v[1] + tlk_float(old & 0xffff0000u) : v[1];
+    *(unsigned *)p = (unsigned)tlk_to_bf16(first) | (unsigned)tlk_to_bf16(second) << 16;
+}
+
 // Division of indices: in 32 bits where they fit, which takes a fifth of the time.
 TLK tlk_size tlk_divide(tlk_size i, int by) { return i >> 32 ? i / (unsigned)by : (unsigned)i / (unsigned)by; }
 TLK int tlk_rest(tlk_size i, int by) { return (int)(i >> 32 ? i % (unsigned)by : (unsigned)i % (unsigned)by); }
@@ -624,6 +650,19 @@ TLK void tlk_philox(const unsigned counter[4], const unsigned key[2], unsigned o
 //  only); each leaves its part, and tlk_reduce_parts adds them in their order.
 // ============================================================================================
 
+// What follows the sums of a convolution, while a value is still in a register: bias, batch norm with fixed statistics,
+// a residual, ReLU. Each would otherwise be one more pass over memory.
+template <typename A> TLK float tlk_conclude(const tl__cu_conv &p, float sum, int n, tlk_size at)
+{
+    if (p.bias) sum += p.bias[n];
+    if (p.mean) {
+        float scale = (p.norm_weight ? p.norm_weight[n] : 1) / sqrtf(p.var[n] + p.eps);
+        sum = sum * scale + ((p.norm_bias ? p.norm_bias[n] : 0) - p.mean[n] * scale);
+    }
+    if (p.residual) sum += tlk_get((const A *)p.residual + at);
+    return p.relu && sum < 0 ? 0 : sum;
+}
+
 // ---- plain ---------------------------------------------------------------------------------
 
 template <typename A> TLK void tlk_conv_forward_plain(const tl__cu_conv &p)
@@ -643,7 +682,7 @@ template <typename A> TLK void tlk_conv_forward_plain(const tl__cu_conv &p)
         const float *w = p.weight + (tlk_size)(ky * p.kw + kx) * in_g * p.out + o;
         for (int c = 0; c < in_g; c++) sum += tlk_get(from + c) * w[(tlk_size)c * p.out];
     }
-    tlk_put((A *)p.result + index, sum + (p.bias ? p.bias[o] : 0), p.add);
+    tlk_put((A *)p.result + index, tlk_conclude<A>(p, sum, o, index), p.add);
 }
 
 template <typename A> TLK void tlk_conv_backward_data_plain(const tl__cu_conv &p)
@@ -663,7 +702,7 @@ template <typename A> TLK void tlk_conv_backward_data_plain(const tl__cu_conv &p
         const float *w = p.weight + ((tlk_size)(ky * p.kw + kx) * in_g + c % in_g) * p.out + o0;
         for (int o = 0; o < out_g; o++) sum += tlk_get(from + o) * w[o];
     }
-    tlk_put((A *)p.result + index, sum + (p.bias ? p.bias[c] : 0), p.add);
+    tlk_put((A *)p.result + index, tlk_conclude<A>(p, sum, c, index), p.add);
 }
 
 // A block sums 32 outputs (lanes) of one tap and input channel over every p.splits-th run of pixels.
@@ -824,7 +863,8 @@ template <int PASS> TLK void tlk_conv_tile(const tl__cu_conv &p)
         for (int c = 0; c < 4; c++) {
             int n = n0 + t % 16 * 4 + c;
             if (n >= columns) continue;
-            tlk_put((float *)p.result + pixel * columns + n, sum[r][c] + (p.bias ? p.bias[n] : 0), p.add);
+            tlk_size to = pixel * columns + n;
+            tlk_put((float *)p.result + to, tlk_conclude<float>(p, sum[r][c], n, to), p.add);
         }
     }
 }
@@ -1186,14 +1226,19 @@ template <typename A, int PASS, int BN> TLK void tlk_conv_mma(const tl__cu_conv 
                 pixel = (pixel / g.cols / g.rows * p.h + y) * p.w + x;
             }
             #pragma unroll
-            for (int j = 0; j < W::NJ; j++)
+            for (int j = 0; j < W::NJ; j++) {
+                int n = n0 + tlk_sum_column<BN>(j, 0), pairs = columns % 2 == 0;
+                float *v = &sum[i][j][2 * half];
+                if (row >= left) continue;
                 #pragma unroll
-                for (int e = 0; e < 2; e++) {
-                    int n = n0 + tlk_sum_column<BN>(j, e);
-                    float value = sum[i][j][2 * half + e] + (p.bias && n < columns ? p.bias[n] : 0);
-                    sum[i][j][2 * half + e] = value;
-                    if (row < left && n < columns) tlk_put((A *)p.result + pixel * columns + n, value, p.add);
-                }
+                for (int e = 0; e < 2; e++)
+                    if (n + e < columns) v[e] = tlk_conclude<A>(p, v[e], n + e, pixel * columns + n + e);
+                A *to = (A *)p.result + pixel * columns + n;
+                if (pairs && n < columns) tlk_put_pair(to, v, p.add);
+                #pragma unroll
+                for (int e = 0; e < 2; e++)
+                    if (!pairs && n + e < columns) tlk_put(to + e, v[e], p.add);
+            }
         }
     if (PASS == TLK_FORWARD && p.sums) tlk_leave_sums<A, BN>(p, sum, left, n0, s);
 }
@@ -1693,6 +1738,7 @@ TLK float tlk_element_value(const tl__cu_elements &p, float x, float other)
     case TL__CU_SILU: return x * tlk_sigmoid(x);
     case TL__CU_ADD: return x + other;
     case TL__CU_MUL: return x * other;
+    case TL__CU_ADD_RELU: return x + other < 0 ? 0 : x + other;
     default: return x;                                          // copy
     }
 }
@@ -4130,11 +4176,35 @@ static void tl__cu_fill_up(tl__cu_device *dev, tl__cu_conv *p)
     p->out = tl__cu_filled(dev, p->out);
 }
 
+// The batch norm that a convolution does, too, in this pass, for any of the nodes concerned; or NULL. As tl__folded_norm.
+static const tl__node *tl__cu_folded(const tl__cu_device *dev, const tl__node *node)
+{
+    const tl__node *nodes = dev->net->nodes, *last = &nodes[node->folded];
+    const tl__node *norm = last->op == TL_OP_ADD ? &nodes[last->alias] : last;
+    return node->folded && !tl__cu_uses_batch(dev, norm) ? norm : NULL;
+}
+
+// What the convolution of `node` does to its values when it computes y, its own output. As tl__fold.
+static void tl__cu_conclusion(const tl__cu_device *dev, const tl__node *node, tl__cu_conv *p)
+{
+    const tl__node *norm = tl__cu_folded(dev, node), *last = &dev->net->nodes[node->folded];
+    p->relu = (norm ? last : node)->fused != TL_OP_NONE;
+    if (!norm) return;
+    p->mean = tl__cu_tensor(dev, norm, TL__RUNNING_MEAN, 0);
+    p->var = tl__cu_tensor(dev, norm, TL__RUNNING_VAR, 0);
+    p->norm_weight = tl__cu_tensor(dev, norm, TL__WEIGHT, 0);
+    p->norm_bias = tl__cu_tensor(dev, norm, TL__BIAS, 0);
+    p->eps = tl__norm_eps(norm);
+    if (last->op == TL_OP_ADD)
+        p->residual = tl__cu_data(dev, &dev->net->nodes[last->input[last->input[0] == last->alias]]);
+}
+
 static void tl__cu_conv_forward(tl__cu_device *dev, const tl__node *node, const tl__conv *cv, const void *x,
                                 const float *weight, const float *bias, void *y, int add)
 {
     tl__cu_conv p = tl__cu_conv_of(cv);
     p.in = x; p.weight = weight; p.bias = bias; p.result = y; p.add = add;
+    if (y == tl__cu_data(dev, node)) tl__cu_conclusion(dev, node, &p);
     if (tl__cu_is_mma(dev, cv)) {
         const tl__node *behind = node + 1;
         int index = (int)(node - dev->net->nodes);
@@ -4164,6 +4234,7 @@ static void tl__cu_conv_backward_data(tl__cu_device *dev, const tl__node *node, 
 {
     tl__cu_conv p = tl__cu_conv_of(cv);
     p.in = dy; p.weight = weight; p.bias = bias; p.result = dx; p.add = add;
+    if (dx == tl__cu_data(dev, node)) tl__cu_conclusion(dev, node, &p);
     tlk_size pixels = (tlk_size)p.n * p.h * p.w,
              largest = (tlk_size)p.n * tl__ceil_div(p.h, p.sh) * tl__ceil_div(p.w, p.sw);
     if (tl__cu_is_mma(dev, cv)) {
@@ -4487,12 +4558,26 @@ static void tl__cu_run_parameter(tl__cu_device *dev, const tl__node *node, int g
     else tl__cu_many(dev, TL__CU_parameter_forward, node, p.count, &p);
 }
 
+// A ReLU that overwrites the sum before it, which does it, too.
+static int tl__cu_relu_of_sum(const tl__cu_device *dev, const tl__node *node)
+{
+    return node->op == TL_OP_RELU && node->alias >= 0 && &dev->net->nodes[node->alias] == node - 1 && node[-1].op == TL_OP_ADD;
+}
+
+// Whether the node that a ReLU overwrites has done it in this pass.
+static int tl__cu_relu_is_done(const tl__cu_device *dev, const tl__node *node)
+{
+    const tl__node *x = tl__cu_input(dev, node, 0);
+    return tl__cu_relu_of_sum(dev, node) || (node->fused && (x->op != TL_OP_ADD || tl__cu_folded(dev, x)));
+}
+
 static void tl__cu_forward_node(tl__cu_device *dev, const tl__node *node)
 {
     const tl__node *x = node->inputs ? tl__cu_input(dev, node, 0) : NULL;
     void *y = tl__cu_data(dev, node);
     tlk_size count = tl__cu_count(dev, node);
     dev->taken = 0;
+    if (tl__cu_folded(dev, node) && !tl__is_conv(node->op)) return;
     switch (node->op) {
     case TL_OP_INPUT: return;
     case TL_OP_CONV2D: case TL_OP_CONV_TRANSPOSE2D: case TL_OP_DENSE: tl__cu_forward_conv(dev, node); return;
@@ -4543,11 +4628,14 @@ static void tl__cu_forward_node(tl__cu_device *dev, const tl__node *node)
         break;
     default: break;
     }
-    if (node->fused || (node->op == TL_OP_FLATTEN && tl__cu_data(dev, x) == y)) return;
+    if (node->op == TL_OP_RELU && tl__cu_relu_is_done(dev, node)) return;
+    if (node->op == TL_OP_FLATTEN && tl__cu_data(dev, x) == y) return;
     tl__cu_elements p;
     memset(&p, 0, sizeof p);
     p.x = tl__cu_data(dev, x); p.out = y; p.count = count;
     p.op = tl__cu_element_op(node->op);
+    if (node->op == TL_OP_ADD && node + 1 < dev->net->nodes + dev->net->node_count && tl__cu_relu_of_sum(dev, node + 1))
+        p.op = TL__CU_ADD_RELU;
     if (node->inputs > 1) p.other = tl__cu_data(dev, tl__cu_input(dev, node, 1));
     if (node->op == TL_OP_LEAKY_RELU) p.number = node->attr.number.value;
     tl__cu_pieces_of(dev, TL__CU_elements_forward, node, count, &p);
@@ -4622,7 +4710,8 @@ static void tl__cu_backward_input(tl__cu_device *dev, const tl__node *node, int 
         break;
     default: break;
     }
-    if (node->fused || (dx == dy && tl__cu_element_op(node->op) == TL__CU_COPY)) return;
+    if (node->fused && x->op == TL_OP_BATCH_NORM) return;                   // its batch norm does it
+    if (dx == dy && tl__cu_element_op(node->op) == TL__CU_COPY) return;
     tl__cu_elements p;
     memset(&p, 0, sizeof p);
     p.dy = dy; p.out = dx; p.count = count; p.add = add;

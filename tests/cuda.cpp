@@ -383,6 +383,61 @@ static void test_case(const gpu_case *c)
 #endif
 }
 
+// ---- prepared for prediction ---------------------------------------------------------------
+
+// Batch norms, sums and ReLUs that a convolution does, too: the same numbers as those of the CPU without any of that.
+static void test_inference(void)
+{
+    static const char *const texts[] = {
+        IN(9, 8, 3) "c = conv2d(x) out=16 kernel=3 pad=1\nr = relu(c)\nd = dense(r) out=5\ns = relu(d)",
+        IN(9, 8, 8) "c = conv2d(x) out=24 kernel=3 pad=1 no_bias=1\nb = batch_norm(c)\nr = relu(b)\n"
+                    "e = conv2d(r) out=24 kernel=3 pad=1\nf = batch_norm(e) no_affine=1\na = add(f, r)\ng = relu(a)\n"
+                    "h = conv2d(g) out=24 kernel=3 groups=24\ni = batch_norm(h)\nj = relu(i)\nk = add(j, j)\nl = relu(k)",
+        IN(5, 6, 16) "t = conv_transpose2d(x) out=9 kernel=2 stride=2\nb = batch_norm(t)\nr = relu(b)",
+        IN(5, 6, 16) "b = batch_norm(x)\nr = relu(b)\nc = conv2d(r) out=7 kernel=1\nu = batch_norm(c)\ns = sigmoid(u)"
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        numbers values[4];
+        for (int way = 0; way < 4; way++) {                 // CPU; GPU in float, tf32 without its rounding, bf16
+            tl_net_desc desc;
+            tl_cuda_desc cuda;
+            memset(&desc, 0, sizeof desc);
+            memset(&cuda, 0, sizeof cuda);
+            desc.seed = 7;
+            desc.exact = way == 0;
+            cuda.math = (tl_cuda_math)(way - 1);
+            if (way == 2 && !EMULATED) continue;
+#if EMULATED
+            emu_whole_tf32 = way == 2;
+            memset(emu_kernel_uses, 0, sizeof emu_kernel_uses);
+#endif
+            tl_net *net = tl_net_new(&desc);
+            CHECK(tl_parse(net, texts[i]) == TL_OK, "%s", tl_error(net));
+            if (way) CHECK(tl_use_cuda(net, &cuda) == TL_OK, "%s", tl_error(net));
+            CHECK(tl_prepare(net, 2, 0) == TL_OK, "%s", tl_error(net));
+            tl_rng rng = tl_rng_at(4, TL_RANDOM_USER, 0, 0, 0);
+            for (int k = 0; k < net->tensor_count; k++) {
+                tl_tensor t = tl_tensor_at(net, k);
+                for (size_t e = 0; e < t.count && t.rank == 1; e++) t.data[e] = tl_random_uniform(&rng, 0.5f, 1.5f) - (t.trained ? 0.9f : 0);
+            }
+            fill(net, 2, 1);
+            CHECK(tl_forward(net, 2, TL_EVAL) == TL_OK, "%s", tl_error(net));
+            const tl__node *last = &net->nodes[net->node_count - 1];
+            take(&values[way], tl_data(net, tl_last(net)), tl__sample_count(last) * 2);
+            tl_net_free(net);
+#if EMULATED
+            emu_whole_tf32 = 0;
+            size_t passes = emu_kernel_uses[TL__CU_bn_apply] + emu_kernel_uses[TL__CU_elements_forward];
+            CHECK(way != 1 || passes == (i == 1 ? 1u : i == 3 ? 2u : 0u), "%s: %zu passes that a convolution could have done", texts[i], passes);
+#endif
+            if (way) {
+                double error = rms(values[0], &values[way]), size = rms(values[0], NULL);
+                CHECK(size > 0.01 && error <= (way == 3 ? TOLERANCE_BF16 : 2e-6) * size, "%s: way %d is off by %g of %g", texts[i], way, error, size);
+            }
+        }
+    }
+}
+
 // ---- nothing is left out -------------------------------------------------------------------
 
 #if EMULATED
@@ -1008,12 +1063,13 @@ int main(int argc, char **argv)
 #if EMULATED
         test_several_gpus();
 #endif
-        test_optimizers();
-        test_fit();
-        test_training();
 #if EMULATED
         test_all_ran();
 #endif
+        test_inference();
+        test_optimizers();
+        test_fit();
+        test_training();
     }
     return finish("cuda");
 }
