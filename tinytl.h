@@ -2987,6 +2987,7 @@ typedef struct tl_backend {
     // Where net->views: batches of tl_fit are made there. Sample `number`, with its transforms 0 .. count-1; then all.
     tl_result (*view)(tl_net *net, struct tl__job *job, int count, int number, const struct tl__scaling *scaling);
     tl_result (*make_views)(tl_net *net, int count);
+    int       (*joins)(tl_net *net, int i);              // the concatenation i is not made, see tl__node
 } tl_backend;
 
 #define TL__STAGES_MAX 8
@@ -4160,7 +4161,7 @@ static int tl__is_joined(const tl_net *net, int i)
     const tl__node *node = &net->nodes[i];
     const tl__simd_kernels *simd = tl__simd(net->isa);
     if (node->op != TL_OP_CONCAT || node->keep || tl__is_output(net, i) || tl__has_loss(net, i)) return 0;
-    if (!simd || tl__on_device(net)) return 0;
+    if (!simd) return 0;
     for (int k = 0; k < node->inputs; k++) {
         const tl__node *part = &net->nodes[node->input[k]];
         if (part->c % simd->lanes || part->joined) return 0;
@@ -4377,7 +4378,8 @@ static tl_result tl__plan_memory(tl_net *net, int batch, int train, tl_plan *pla
     }
     tl__plan_gradients(net);
     tl__cut_blocks(net, train);
-    for (int i = 0; i < net->node_count; i++) net->nodes[i].joined = tl__is_joined(net, i);
+    for (int i = 0; i < net->node_count; i++)
+        net->nodes[i].joined = tl__on_device(net) ? net->backend->joins(net, i) : tl__is_joined(net, i);
     for (int i = 0; i < net->node_count; i++) {
         tl__node *node = &net->nodes[i];
         node->alias = tl__overwrites(net, i, train);
@@ -10184,7 +10186,7 @@ static const tl_backend *tl__cpu(void)
     static const tl_backend cpu = { tl__cpu_forward,   tl__cpu_losses, tl__cpu_backward, tl__cpu_step,
                                     tl__cpu_first_bad, NULL,           NULL,             NULL,
                                     NULL,              NULL,           NULL,             NULL,
-                                    NULL,              NULL,           NULL };
+                                    NULL,              NULL,           NULL,             NULL };
     return &cpu;
 }
 

@@ -134,6 +134,9 @@ typedef struct tl__cu_conv {
     float *partial;                     // backward weights: `splits` arrays like the weights
     int    splits, add;
     int    true_c, true_out;            // tensor cores: c and out without the channels that fill pieces up
+    const void *in2;                    // tensor cores: a concatenation that is not made: the first `part` channels of a
+    void  *result2;                     // pixel are in `in`, the others in in2; part = c: all are. Backward data writes
+    int    part, add2;                  // both; a result of NULL is not wanted
     // what is done to a value before it is stored: a batch norm with fixed statistics (mean NULL: none), a sum, ReLU
     const float *mean, *var, *norm_weight, *norm_bias;
     const void  *residual;
@@ -790,12 +793,12 @@ TLK tlk_position tlk_locate(const tlk_gather &g, int samples, tlk_size m)
     return at;
 }
 
-// Where tap (ty, tx) reads channel 0, or -1 outside of the image.
+// The pixel that tap (ty, tx) reads, or -1 outside of the image.
 TLK long long tlk_pixel(const tlk_gather &g, const tlk_position &at, int ty, int tx)
 {
     int y = at.y + ty * g.step_y, x = at.x + tx * g.step_x;
     if (at.n < 0 || y < 0 || y >= g.h || x < 0 || x >= g.w) return -1;
-    return (((long long)at.n * g.h + y) * g.w + x) * g.c;
+    return ((long long)at.n * g.h + y) * g.w + x;
 }
 
 // ---- tile ----------------------------------------------------------------------------------
@@ -833,7 +836,7 @@ template <int PASS> TLK void tlk_conv_tile(const tl__cu_conv &p)
         int w_tap = (g.ky0 + ty * g.ky_step) * p.kw + g.kx0 + tx * g.kx_step;
         for (int r = 0; r < 4; r++) {
             long long from = k < depth ? tlk_pixel(g, at[r], ty, tx) : -1;
-            s->a[t % 16][t / 16 + 16 * r] = from >= 0 ? ((const float *)p.in)[from + channel] : 0;
+            s->a[t % 16][t / 16 + 16 * r] = from >= 0 ? ((const float *)p.in)[from * g.c + channel] : 0;
         }
         for (int r = 0; r < 4; r++) {
             if (PASS == TLK_FORWARD) {                          // w[k][n]: neighbouring threads, neighbouring n
@@ -888,7 +891,7 @@ TLK void tlk_conv_backward_weights(const tl__cu_conv &p)
             tlk_size pixel = k0 + kk;
             long long from = -1;
             if (pixel < end && m < m_count) from = tlk_pixel(g, tlk_locate(g, p.n, pixel), ty, tx);
-            s->a[kk][t % 64] = from >= 0 ? ((const float *)p.in)[from + channel] : 0;
+            s->a[kk][t % 64] = from >= 0 ? ((const float *)p.in)[from * g.c + channel] : 0;
             s->b[kk][t % 64] = pixel < end && n < p.out ? ((const float *)p.dy)[pixel * p.out + n] : 0;
         }
         __syncthreads();
@@ -984,6 +987,15 @@ template <int PASS> TLK void tlk_load_b(unsigned r[4], const unsigned char *b, i
 TLK void tlk_mma(float c[4], const unsigned a[4], const unsigned b[2], tlk_bf16) { tl_mma_bf16(c, a, b); }
 TLK void tlk_mma(float c[4], const unsigned a[4], const unsigned b[2], float) { tl_mma_tf32(c, a, b); }
 
+// A channel of a pixel of the image that is gathered; x may lie in two parts.
+template <typename A, int PASS> TLK const A *tlk_image_at(const tl__cu_conv &p, const tlk_gather &g, long long pixel,
+                                                          int channel)
+{
+    if (PASS == TLK_DATA) return (const A *)p.in + pixel * g.c + channel;
+    if (channel < p.part) return (const A *)p.in + pixel * p.part + channel;
+    return (const A *)p.in2 + pixel * (p.c - p.part) + channel - p.part;
+}
+
 // Fills one stage after the other. Forward and backward data.
 template <typename A, int PASS, int BN> struct tlk_image_loader {
     tlk_gather g;
@@ -1015,7 +1027,7 @@ template <typename A, int PASS, int BN> struct tlk_image_loader {
         for (int i = 0; i < 2; i++) {
             long long pixel = inside ? tlk_pixel(g, at[i], ty, tx) : -1;
             tl_cp_async16(a + (t / 4 + 64 * i) * TLK_ROW_BYTES + t % 4 * 16,
-                          pixel >= 0 ? image + pixel + channel : image, pixel >= 0 ? 16 : 0);
+                          pixel >= 0 ? tlk_image_at<A, PASS>(p, g, pixel, channel) : image, pixel >= 0 ? 16 : 0);
         }
         if (PASS == TLK_FORWARD) {
             int depth = g.taps_y * g.taps_x * g.c;
@@ -1062,7 +1074,7 @@ template <typename A, int BN> struct tlk_pixel_loader {
             int k = t / ACROSS + i * (TLK_THREADS / ACROSS);
             long long pixel = ty >= 0 && k0 + k < end ? tlk_pixel(g, tlk_locate(g, p.n, k0 + k), ty, tx) : -1;
             tl_cp_async16(a + k * (TLK_ROWS * (int)sizeof(A) + tlk_kind<A>::PAD) + t % ACROSS * 16,
-                          pixel >= 0 ? image + pixel + channel : image, pixel >= 0 ? 16 : 0);
+                          pixel >= 0 ? tlk_image_at<A, TLK_WEIGHTS>(p, g, pixel, channel) : image, pixel >= 0 ? 16 : 0);
         }
         for (int i = t; i < 4 * BN; i += TLK_THREADS) {
             int k = i / (BN / PIECE), n = i % (BN / PIECE) * PIECE, valid = k0 + k < end && n0 + n < p.out;
@@ -1233,11 +1245,15 @@ template <typename A, int PASS, int BN> TLK void tlk_conv_mma(const tl__cu_conv 
                 #pragma unroll
                 for (int e = 0; e < 2; e++)
                     if (n + e < columns) v[e] = tlk_conclude<A>(p, v[e], n + e, pixel * columns + n + e);
+                int second = PASS == TLK_DATA && n >= p.part, add = second ? p.add2 : p.add;
+                if (PASS == TLK_DATA && p.part < columns && !(second ? p.result2 : p.result)) continue;
                 A *to = (A *)p.result + pixel * columns + n;
-                if (pairs && n < columns) tlk_put_pair(to, v, p.add);
+                if (PASS == TLK_DATA && p.part < columns)
+                    to = second ? (A *)p.result2 + pixel * (columns - p.part) + n - p.part : (A *)p.result + pixel * p.part + n;
+                if (pairs && n < columns) tlk_put_pair(to, v, add);
                 #pragma unroll
                 for (int e = 0; e < 2; e++)
-                    if (!pairs && n + e < columns) tlk_put(to + e, v[e], p.add);
+                    if (!pairs && n + e < columns) tlk_put(to + e, v[e], add);
             }
         }
     if (PASS == TLK_FORWARD && p.sums) tlk_leave_sums<A, BN>(p, sum, left, n0, s);
@@ -4174,6 +4190,49 @@ static void tl__cu_fill_up(tl__cu_device *dev, tl__cu_conv *p)
     p->true_out = p->out;
     p->c = tl__cu_filled(dev, p->c);
     p->out = tl__cu_filled(dev, p->out);
+    if (!p->part) p->part = p->c;
+}
+
+// The two parts of a concatenation that is not made, as x of a convolution.
+static void tl__cu_join_parts(const tl__cu_device *dev, const tl__node *node, int gradient, tl__cu_conv *p)
+{
+    const tl__node *x = tl__cu_input(dev, node, 0);
+    if (!x->joined) return;
+    const tl__node *first = tl__cu_input(dev, x, 0), *second = tl__cu_input(dev, x, 1);
+    p->part = first->c;
+    if (!gradient) {
+        p->in = tl__cu_data(dev, first);
+        p->in2 = tl__cu_data(dev, second);
+        return;
+    }
+    p->result = first->wants_grad ? tl__cu_grad(dev, first) : NULL;
+    p->result2 = second->wants_grad ? tl__cu_grad(dev, second) : NULL;
+    p->add = dev->written[x->input[0]];
+    p->add2 = dev->written[x->input[1]];
+}
+
+// Whether the concatenation i need not be made: it has two parts of whole pieces, and only convolutions by the tensor
+// cores read it.
+static int tl__cu_joins(tl_net *net, int i)
+{
+    const tl__cu_device *dev = tl__cu_of(net);
+    const tl__node *node = &net->nodes[i];
+    int users = 0;
+    if (node->op != TL_OP_CONCAT || node->keep || tl__is_output(net, i) || tl__has_loss(net, i)) return 0;
+    if (node->inputs != 2 || node->input[0] == node->input[1]) return 0;
+    for (int k = 0; k < 2; k++) {
+        const tl__node *part = &net->nodes[node->input[k]];
+        if (part->joined || tl__cu_filled(dev, part->c) != part->c) return 0;
+    }
+    for (int j = i + 1; j < net->node_count; j++)
+        for (int k = 0; k < net->nodes[j].inputs; k++) {
+            if (net->nodes[j].input[k] != i) continue;
+            if (net->nodes[j].op != TL_OP_CONV2D) return 0;
+            tl__conv cv = tl__node_conv(net, &net->nodes[j], 1);
+            if (!tl__cu_is_mma(dev, &cv)) return 0;
+            users++;
+        }
+    return users > 0;
 }
 
 // The batch norm that a convolution does, too, in this pass, for any of the nodes concerned; or NULL. As tl__folded_norm.
@@ -4199,25 +4258,27 @@ static void tl__cu_conclusion(const tl__cu_device *dev, const tl__node *node, tl
         p->residual = tl__cu_data(dev, &dev->net->nodes[last->input[last->input[0] == last->alias]]);
 }
 
+// The two passes that make an image. own: it is the output of the node, with what follows; else a gradient.
 static void tl__cu_conv_forward(tl__cu_device *dev, const tl__node *node, const tl__conv *cv, const void *x,
-                                const float *weight, const float *bias, void *y, int add)
+                                const float *weight, const float *bias, void *y, int add, int own)
 {
     tl__cu_conv p = tl__cu_conv_of(cv);
     p.in = x; p.weight = weight; p.bias = bias; p.result = y; p.add = add;
-    if (y == tl__cu_data(dev, node)) tl__cu_conclusion(dev, node, &p);
+    if (own) tl__cu_conclusion(dev, node, &p);
     if (tl__cu_is_mma(dev, cv)) {
         const tl__node *behind = node + 1;
         int index = (int)(node - dev->net->nodes);
         tlk_size rows = (tlk_size)p.n * p.oh * p.ow;
         p.rounded = tl__cu_rounded(dev, node);
         dev->sums_of = -1;
-        if (!add && index + 1 < dev->net->node_count && behind->op == TL_OP_BATCH_NORM && behind->input[0] == index &&
-            tl__cu_uses_batch(dev, behind) && y == tl__cu_data(dev, node)) {
+        if (own && index + 1 < dev->net->node_count && behind->op == TL_OP_BATCH_NORM && behind->input[0] == index &&
+            tl__cu_uses_batch(dev, behind)) {
             p.sums = (float *)tl__cu_take(dev, 2 * (size_t)tl__cu_ceil(rows, TL__CU_MMA_ROWS) * p.out * sizeof(float));
             dev->sums = p.sums;
             dev->sums_of = index;
         }
         p.in = tl__cu_filled_up(dev, node, x, (tlk_size)p.n * p.h * p.w, p.c);
+        if (node->op != TL_OP_CONV_TRANSPOSE2D) tl__cu_join_parts(dev, node, 0, &p);
         tl__cu_fill_up(dev, &p);
         tl__cu_mma(dev, TL__CU_mma_forward_16, node, rows, p.out, 1, &p);
         return;
@@ -4230,16 +4291,17 @@ static void tl__cu_conv_forward(tl__cu_device *dev, const tl__node *node, const 
 }
 
 static void tl__cu_conv_backward_data(tl__cu_device *dev, const tl__node *node, const tl__conv *cv, const void *dy,
-                                      const float *weight, const float *bias, void *dx, int add)
+                                      const float *weight, const float *bias, void *dx, int add, int own)
 {
     tl__cu_conv p = tl__cu_conv_of(cv);
     p.in = dy; p.weight = weight; p.bias = bias; p.result = dx; p.add = add;
-    if (dx == tl__cu_data(dev, node)) tl__cu_conclusion(dev, node, &p);
+    if (own) tl__cu_conclusion(dev, node, &p);
     tlk_size pixels = (tlk_size)p.n * p.h * p.w,
              largest = (tlk_size)p.n * tl__ceil_div(p.h, p.sh) * tl__ceil_div(p.w, p.sw);
     if (tl__cu_is_mma(dev, cv)) {
         p.rounded = tl__cu_rounded(dev, node);
         p.in = tl__cu_filled_up(dev, node, dy, (tlk_size)p.n * p.oh * p.ow, p.out);
+        if (node->op != TL_OP_CONV_TRANSPOSE2D) tl__cu_join_parts(dev, node, 1, &p);
         tl__cu_fill_up(dev, &p);
         tl__cu_mma(dev, TL__CU_mma_data_16, node, largest, p.c, p.sh * p.sw, &p);
         return;
@@ -4260,6 +4322,7 @@ static void tl__cu_conv_backward_weights(tl__cu_device *dev, const tl__node *nod
     if (tl__cu_is_mma(dev, cv)) {
         p.in = tl__cu_filled_up(dev, node, x, (tlk_size)p.n * p.h * p.w, p.c);
         p.dy = tl__cu_filled_up(dev, node, dy, (tlk_size)p.n * p.oh * p.ow, p.out);
+        if (node->op != TL_OP_CONV_TRANSPOSE2D) tl__cu_join_parts(dev, node, 0, &p);
         tl__cu_fill_up(dev, &p);
         tl__cu_mma(dev, TL__CU_mma_weights_16, node, (tlk_size)p.kh * p.kw * p.c, p.out, p.splits, &p);
     } else if (tl__cu_is_plain(cv))
@@ -4277,8 +4340,8 @@ static void tl__cu_forward_conv(tl__cu_device *dev, const tl__node *node)
     const void *x = tl__cu_data(dev, tl__cu_input(dev, node, 0));
     const float *weight = tl__cu_tensor(dev, node, TL__WEIGHT, 0), *bias = tl__cu_tensor(dev, node, TL__BIAS, 0);
     if (node->op == TL_OP_CONV_TRANSPOSE2D)
-        tl__cu_conv_backward_data(dev, node, &cv, x, weight, bias, tl__cu_data(dev, node), 0);
-    else tl__cu_conv_forward(dev, node, &cv, x, weight, bias, tl__cu_data(dev, node), 0);
+        tl__cu_conv_backward_data(dev, node, &cv, x, weight, bias, tl__cu_data(dev, node), 0, 1);
+    else tl__cu_conv_forward(dev, node, &cv, x, weight, bias, tl__cu_data(dev, node), 0, 1);
 }
 
 // Sums over rows: geometry shared by all that take 32 channels a block.
@@ -4313,8 +4376,8 @@ static void tl__cu_backward_conv(tl__cu_device *dev, const tl__node *node)
     else if (dw) tl__cu_conv_backward_weights(dev, node, &cv, tl__cu_data(dev, x), dy, dw);
     if (!x->wants_grad) return;
     dev->taken = 0;
-    if (transposed) tl__cu_conv_forward(dev, node, &cv, dy, weight, NULL, dx, add);
-    else tl__cu_conv_backward_data(dev, node, &cv, dy, weight, NULL, dx, add);
+    if (transposed) tl__cu_conv_forward(dev, node, &cv, dy, weight, NULL, dx, add, 0);
+    else tl__cu_conv_backward_data(dev, node, &cv, dy, weight, NULL, dx, add, 0);
 }
 
 // ---- >>norm --------------------------------------------------------------------------------
@@ -4580,10 +4643,10 @@ static void tl__cu_forward_node(tl__cu_device *dev, const tl__node *node)
     if (tl__cu_folded(dev, node) && !tl__is_conv(node->op)) return;
     switch (node->op) {
     case TL_OP_INPUT: return;
+    case TL_OP_CONCAT: if (!node->joined) tl__cu_forward_concat(dev, node); return;
     case TL_OP_CONV2D: case TL_OP_CONV_TRANSPOSE2D: case TL_OP_DENSE: tl__cu_forward_conv(dev, node); return;
     case TL_OP_BATCH_NORM: tl__cu_forward_batch_norm(dev, node); return;
     case TL_OP_GROUP_NORM: case TL_OP_LAYER_NORM: tl__cu_forward_norm(dev, node); return;
-    case TL_OP_CONCAT: tl__cu_forward_concat(dev, node); return;
     case TL_OP_TOKENS: tl__cu_forward_tokens(dev, node); return;
     case TL_OP_PARAMETER: tl__cu_run_parameter(dev, node, 0); return;
     case TL_OP_SELECT:
@@ -4739,6 +4802,8 @@ static void tl__cu_backward_node(tl__cu_device *dev, const tl__node *node)
         if (!tl__cu_input(dev, node, k)->wants_grad) continue;
         if (!with_parameters) tl__cu_backward_input(dev, node, k);
         dev->written[node->input[k]] = 1;
+        const tl__node *x = tl__cu_input(dev, node, k);
+        for (int part = 0; part < x->inputs && x->joined; part++) dev->written[x->input[part]] = 1;
     }
 }
 
@@ -4846,7 +4911,7 @@ static void tl__cu_run_backward(tl__cu_device *dev)
             "clearing the gradients");
     for (int i = net->node_count - 1; i >= 0; i--) {
         const tl__node *node = &net->nodes[i];
-        if (!node->wants_grad) continue;
+        if (!node->wants_grad || node->joined) continue;
         if (!dev->written[i] && !dev->code)
             tl__cu_keep_error(dev, dev->driver->clear(dev->self, tl__cu_grad(dev, node),
                                                       (size_t)tl__cu_count(dev, node) * (dev->half ? 2 : 4)),
@@ -4999,6 +5064,7 @@ static int tl__cu_first_bad(tl_net *net)
         tl__cu_elements p;
         int *flag = (int *)(void *)(dev->twin + dev->at.pass + sizeof(unsigned)), *bad;
         memset(&p, 0, sizeof p);
+        if (node->joined) continue;
         tl__cu_forward_node(dev, node);
         bad = (int *)(void *)(dev->tables + dev->at.pass + sizeof(unsigned));
         p.x = tl__cu_data(dev, node);
@@ -5451,7 +5517,7 @@ TINYTL_API tl_result tl_use_cuda(tl_net *net, const tl_cuda_desc *desc)
     static const tl_backend backend = { tl__cu_forward,   tl__cu_losses, tl__cu_backward, tl__cu_take_step,
                                         tl__cu_first_bad, tl__cu_check,  tl__cu_scratch,  tl__cu_allocate,
                                         tl__cu_put,       tl__cu_get,    tl__cu_finish,   tl__cu_share,
-                                        tl__cu_close,     tl__cu_view_one, tl__cu_make_views };
+                                        tl__cu_close,     tl__cu_view_one, tl__cu_make_views, tl__cu_joins };
     const tl__cu_driver *driver = tl__cu_the_driver();
     tl_cuda_desc zero;
     memset(&zero, 0, sizeof zero);

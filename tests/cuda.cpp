@@ -99,6 +99,10 @@ static const gpu_case cases[] = {
     { IN(5, 7, 3) "y = upsample(x) factor=2", 2, 0, 0 },
     { IN(5, 1, 3) "y = upsample(x) factor=3 mode=bilinear", 2, 0, 0 },
     { IN(5, 7, 3) "z = input() height=5 width=7 channels=17\ny = concat(x, z, x)", 2, 0, 0 },
+    // a concatenation that the tensor cores read in its parts; one of them has another reader, too
+    { IN(9, 7, 8) "z = input() height=9 width=7 channels=16\nc = concat(x, z)\nd = conv2d(c) out=20 kernel=3 pad=1\n"
+                  "e = conv2d(c) out=20 kernel=1\nf = conv2d(z) out=20 kernel=1\ng = add(d, e)\ny = add(f, g)", 2, 0, 0 },
+    { IN(6, 5, 24) "c = conv2d(x) out=8 kernel=3 pad=1\nd = concat(c, x)\ny = conv2d(d) out=9 kernel=3 stride=2", 3, 0, 0 },
     { IN(5, 7, 3) "z = input() height=5 width=7 channels=3\ny = add(x, z)", 2, 0, 0 },
     { IN(5, 7, 3) "y = add(x, x)", 2, 0, 0 },
     { IN(5, 7, 3) "z = input() height=5 width=7 channels=3\ny = mul(x, z)", 2, 0, 0 },
@@ -603,6 +607,14 @@ static void build_resnet(tl_net *net)
     tl_loss(net, tl_dense(net, tl_global_avg_pool2d(net, x), &dense), &loss);
 }
 
+// The image itself goes into a concatenation: that part has no gradient.
+static void build_joined(tl_net *net)
+{
+    CHECK(tl_parse(net, IN(8, 8, 8) "c = conv2d(x) out=16 kernel=3 pad=1\nr = relu(c)\nj = concat(x, r)\n"
+                        "d = conv2d(j) out=8 kernel=3 pad=1\nk = concat(d, x)\ne = conv2d(k) out=3 kernel=1\n"
+                        "loss cross_entropy(e)") == TL_OK, "%s", tl_error(net));
+}
+
 static void train(void (*build)(tl_net *), const tl_optimizer_desc *optimizer, int cuda, tl_cuda_math math, int no_graph,
                   int steps, outcome *out)
 {
@@ -637,9 +649,9 @@ static void test_training(void)
     tl_optimizer_desc o;
     memset(&o, 0, sizeof o);
     o.kind = TL_SGD; o.lr = 1e-2f; o.momentum = 0.9f; o.weight_decay = 1e-4f;
-    void (*const build[2])(tl_net *) = { build_unet, build_resnet };
-    const char *const names[2] = { "U-Net", "ResNet" };
-    for (int i = 0; i < 2; i++) {
+    void (*const build[3])(tl_net *) = { build_unet, build_resnet, build_joined };
+    const char *const names[3] = { "U-Net", "ResNet", "concatenations" };
+    for (int i = 0; i < 3; i++) {
         outcome cpu, gpu[2], half, tf32;
 #if EMULATED
         size_t graphs = emu_graphs_run;
@@ -658,6 +670,15 @@ static void test_training(void)
         compare_rms(names[i], &cpu, &half, 0.1);
         train(build[i], &o, 1, TL_CUDA_TF32, 1, 4, &tf32);
         compare_rms(names[i], &cpu, &tf32, 0.05);
+#if EMULATED
+        outcome whole;                                      // the tensor cores without their rounding
+        size_t slices = emu_kernel_uses[TL__CU_slice];
+        emu_whole_tf32 = 1;
+        train(build[i], &o, 1, TL_CUDA_TF32, 0, 4, &whole);
+        emu_whole_tf32 = 0;
+        compare(names[i], &cpu, &whole, 5e-4);
+        CHECK(emu_kernel_uses[TL__CU_slice] == slices, "%s: a concatenation was copied", names[i]);
+#endif
     }
 }
 
