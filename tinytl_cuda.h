@@ -1839,7 +1839,7 @@ template <typename A> TLK void tlk_softmax_backward(const tl__cu_norm &p)
 // ============================================================================================
 // >>pool: one value for each window
 //
-//  Forward a thread for each output, backward a thread for each input, which gathers from the windows that cover it in
+//  Forward threads make outputs, backward they make inputs, which gather from the windows that cover them in
 //  the order of the outputs: nothing is scattered, so nothing needs an atomic. A maximum belongs to the first place of
 //  its window, in row order, that equals it; that is found again by looking at the places before.
 // ============================================================================================
@@ -1880,55 +1880,103 @@ TLK tlk_place tlk_place_of(tlk_size i, int h, int w, int c)
     return at;
 }
 
-template <typename A> TLK void tlk_pool_forward(const tl__cu_pool &p)
+// N channels that lie side by side, at a multiple of N.
+template <typename A, int N> struct __align__(N * (int)sizeof(A)) tlk_run {
+    A of[N];
+};
+
+// A thread makes N channels of one output: a piece of 16 bytes where channels come in pieces, which costs one division of
+// indices instead of eight; else one.
+template <typename A, int N> TLK void tlk_pool_forward_run(const tl__cu_pool &p)
 {
-    tlk_size i = (tlk_size)blockIdx.x * TLK_THREADS + threadIdx.x;
+    tlk_size i = ((tlk_size)blockIdx.x * TLK_THREADS + threadIdx.x) * N;
     if (i >= (tlk_size)p.n * p.oh * p.ow * p.c) return;
     tlk_place at = tlk_place_of(i, p.oh, p.ow, p.c);
     tlk_box box = tlk_pool_box(p, at.y, at.x);
     const A *x = (const A *)p.x + at.n * p.h * p.w * p.c + at.k;
-    float best = tlk_get(x + ((tlk_size)box.y0 * p.w + box.x0) * p.c), sum = 0;
+    float best[N], sum[N];
+    #pragma unroll
+    for (int e = 0; e < N; e++) best[e] = sum[e] = 0;
     for (int y = box.y0; y < box.y1; y++)
     for (int xx = box.x0; xx < box.x1; xx++) {
-        float v = tlk_get(x + ((tlk_size)y * p.w + xx) * p.c);
-        best = v > best || v != v ? v : best;                   // a NaN wins
-        sum += v;
+        tlk_run<A, N> v = *(const tlk_run<A, N> *)(x + ((tlk_size)y * p.w + xx) * p.c);
+        int first = y == box.y0 && xx == box.x0;
+        #pragma unroll
+        for (int e = 0; e < N; e++) {
+            float value = tlk_get(v.of + e);
+            best[e] = first || value > best[e] || value != value ? value : best[e];         // a NaN wins
+            sum[e] += value;
+        }
     }
-    tlk_set((A *)p.y + i, p.average ? sum / tlk_pool_divisor(p, at.y, at.x) : best);
+    float divisor = p.average ? tlk_pool_divisor(p, at.y, at.x) : 1;
+    tlk_run<A, N> out;
+    #pragma unroll
+    for (int e = 0; e < N; e++) tlk_set(out.of + e, p.average ? sum[e] / divisor : best[e]);
+    *(tlk_run<A, N> *)((A *)p.y + i) = out;
 }
 
-// Whether (y, x) is the first place of the box with its maximum. A NaN counts as met: it is what forward took.
-template <typename A>
-TLK int tlk_is_first_maximum(const tl__cu_pool &p, const A *image, tlk_box box, float top, int y, int x)
+template <typename A> TLK void tlk_pool_forward(const tl__cu_pool &p)
 {
+    if (p.c % tlk_kind<A>::PIECE == 0) tlk_pool_forward_run<A, tlk_kind<A>::PIECE>(p);
+    else tlk_pool_forward_run<A, 1>(p);
+}
+
+// Adds to sum[e] the slope g of a window whose maximum is `top`, for the channels in which (y, x) is the first place that has
+// it. A NaN counts as met: it is what forward took.
+template <typename A, int N>
+TLK void tlk_add_if_maximum(const tl__cu_pool &p, const A *image, tlk_box box, const tlk_run<A, N> &top,
+                            const tlk_run<A, N> &g, int y, int x, float sum[N])
+{
+    unsigned met = 0;                                           // a bit for each channel
     for (int yy = box.y0; yy <= y; yy++)
-    for (int xx = box.x0; xx < box.x1; xx++) {
-        float v = tlk_get(image + ((tlk_size)yy * p.w + xx) * p.c);
-        if (v == top || v != v) return yy == y && xx == x;
-        if (yy == y && xx == x) return 0;
+    for (int xx = box.x0; xx < (yy < y ? box.x1 : x + 1); xx++) {
+        tlk_run<A, N> v = *(const tlk_run<A, N> *)(image + ((tlk_size)yy * p.w + xx) * p.c);
+        #pragma unroll
+        for (int e = 0; e < N; e++) {
+            float value = tlk_get(v.of + e);
+            if ((met >> e & 1) || !(value == tlk_get(top.of + e) || value != value)) continue;
+            met |= 1u << e;
+            if (yy == y && xx == x) sum[e] += tlk_get(g.of + e);
+        }
     }
-    return 0;
 }
 
-template <typename A> TLK void tlk_pool_backward(const tl__cu_pool &p)
+template <typename A, int N> TLK void tlk_pool_backward_run(const tl__cu_pool &p)
 {
-    tlk_size i = (tlk_size)blockIdx.x * TLK_THREADS + threadIdx.x;
+    tlk_size i = ((tlk_size)blockIdx.x * TLK_THREADS + threadIdx.x) * N;
     if (i >= (tlk_size)p.n * p.h * p.w * p.c) return;
     tlk_place at = tlk_place_of(i, p.h, p.w, p.c);
     const A *image = (const A *)p.x + at.n * p.h * p.w * p.c + at.k;
     tlk_size outputs = at.n * p.oh * p.ow * p.c + at.k;
     int oy0 = tlk_max(0, (at.y + p.pt - p.kh + p.sh) / p.sh), oy1 = tlk_min(p.oh - 1, (at.y + p.pt) / p.sh);
     int ox0 = tlk_max(0, (at.x + p.pl - p.kw + p.sw) / p.sw), ox1 = tlk_min(p.ow - 1, (at.x + p.pl) / p.sw);
-    float sum = 0;
+    float sum[N];
+    #pragma unroll
+    for (int e = 0; e < N; e++) sum[e] = 0;
     for (int oy = oy0; oy <= oy1; oy++)
     for (int ox = ox0; ox <= ox1; ox++) {
         tlk_size out = outputs + ((tlk_size)oy * p.ow + ox) * p.c;
-        float g = tlk_get((const A *)p.dy + out);
-        if (p.average) sum += g / tlk_pool_divisor(p, oy, ox);
-        else if (tlk_is_first_maximum(p, image, tlk_pool_box(p, oy, ox), tlk_get((const A *)p.y + out), at.y, at.x))
-            sum += g;
+        tlk_run<A, N> g = *(const tlk_run<A, N> *)((const A *)p.dy + out);
+        if (!p.average) {
+            tlk_add_if_maximum<A, N>(p, image, tlk_pool_box(p, oy, ox), *(const tlk_run<A, N> *)((const A *)p.y + out), g,
+                                     at.y, at.x, sum);
+            continue;
+        }
+        float divisor = tlk_pool_divisor(p, oy, ox);
+        #pragma unroll
+        for (int e = 0; e < N; e++) sum[e] += tlk_get(g.of + e) / divisor;
     }
-    tlk_put((A *)p.dx + i, sum, p.add);
+    tlk_run<A, N> dx;
+    if (p.add) dx = *(const tlk_run<A, N> *)((const A *)p.dx + i);
+    #pragma unroll
+    for (int e = 0; e < N; e++) tlk_put(dx.of + e, sum[e], p.add);
+    *(tlk_run<A, N> *)((A *)p.dx + i) = dx;
+}
+
+template <typename A> TLK void tlk_pool_backward(const tl__cu_pool &p)
+{
+    if (p.c % tlk_kind<A>::PIECE == 0) tlk_pool_backward_run<A, tlk_kind<A>::PIECE>(p);
+    else tlk_pool_backward_run<A, 1>(p);
 }
 
 // ---- adaptive: output o of `out` averages the inputs floor(o*in/out) .. ceil((o+1)*in/out) - 1
@@ -4506,6 +4554,13 @@ static int tl__cu_element_op(tl_op op)
     }
 }
 
+// A thread for each piece of channels where they come in whole pieces, else for each value.
+static void tl__cu_channel_runs(tl__cu_device *dev, int kernel, const tl__node *node, tlk_size count, const tl__cu_pool *p)
+{
+    if (p->c % tl__cu_piece_values(dev) == 0) tl__cu_pieces_of(dev, kernel, node, count, p);
+    else tl__cu_each(dev, kernel, node, count, p);
+}
+
 static tl__cu_pool tl__cu_pool_of(tl__cu_device *dev, const tl__node *node)
 {
     const tl__node *x = tl__cu_input(dev, node, 0);
@@ -4666,7 +4721,8 @@ static void tl__cu_forward_node(tl__cu_device *dev, const tl__node *node)
     }
     case TL_OP_MAX_POOL: case TL_OP_AVG_POOL: case TL_OP_UPSAMPLE: {
         tl__cu_pool p = tl__cu_pool_of(dev, node);
-        tl__cu_each(dev, node->op == TL_OP_UPSAMPLE ? TL__CU_upsample_forward : TL__CU_pool_forward, node, count, &p);
+        if (node->op == TL_OP_UPSAMPLE) tl__cu_each(dev, TL__CU_upsample_forward, node, count, &p);
+        else tl__cu_channel_runs(dev, TL__CU_pool_forward, node, count, &p);
         return;
     }
     case TL_OP_ADAPTIVE_AVG_POOL: {
@@ -4752,9 +4808,10 @@ static void tl__cu_backward_input(tl__cu_device *dev, const tl__node *node, int 
     case TL_OP_MAX_POOL: case TL_OP_AVG_POOL: case TL_OP_UPSAMPLE: case TL_OP_ADAPTIVE_AVG_POOL: {
         tl__cu_pool p = tl__cu_pool_of(dev, node);
         p.dy = dy; p.dx = dx; p.add = add;
-        tl__cu_each(dev, node->op == TL_OP_UPSAMPLE ? TL__CU_upsample_backward
-                         : node->op == TL_OP_ADAPTIVE_AVG_POOL ? TL__CU_adaptive_backward : TL__CU_pool_backward,
-                    node, tl__cu_count(dev, x), &p);
+        if (node->op == TL_OP_UPSAMPLE) tl__cu_each(dev, TL__CU_upsample_backward, node, tl__cu_count(dev, x), &p);
+        else if (node->op == TL_OP_ADAPTIVE_AVG_POOL)
+            tl__cu_each(dev, TL__CU_adaptive_backward, node, tl__cu_count(dev, x), &p);
+        else tl__cu_channel_runs(dev, TL__CU_pool_backward, node, tl__cu_count(dev, x), &p);
         return;
     }
     case TL_OP_DROPOUT: tl__cu_run_dropout(dev, node, dy, dx, add); return;
