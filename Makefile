@@ -107,6 +107,17 @@ $(BUILD)/%: tests/%.cpp $(wildcard tests/*.h) tinytl.h tinytl_cuda.h $(BUILD)/st
 	@$(CXX) -std=c++11 -D_POSIX_C_SOURCE=200809L -DTINYTL_PLAIN $(CFLAGS) $(WARN) $(WERROR) -Wno-unknown-pragmas -I. -Itests \
 		-isystem $(STB) $< -o $@ $(LIBS)
 
+# A part of the cases: sanitizers and fibers together are slow.
+$(BUILD)/cuda.sanitized: $(BUILD)/cuda
+	@ASAN_OPTIONS=detect_stack_use_after_return=0:detect_leaks=0 $< out=1
+	@touch $@
+
+# What a step would cost on a GPU, by a model.
+$(BUILD)/cuda_plan: tools/cuda_plan.cpp tests/emulator.h tinytl.h tinytl_cuda.h $(BUILD)/stb.ok
+	@echo "  $(CXX) $@"
+	@$(CXX) -std=c++11 -D_POSIX_C_SOURCE=200809L -DTINYTL_PLAIN -O1 $(WARN) $(WERROR) -Wno-unknown-pragmas -Wno-unused-function \
+		-I. -Itests -isystem $(STB) $< -o $@ $(LIBS)
+
 # A driver, NVRTC and NCCL without a GPU, under the names that tinytl_cuda.h looks for.
 $(BUILD)/fake_cuda/libcuda.so.1: tests/fake_cuda.cpp tests/emulator.h tinytl_cuda.h
 	@echo "  $(CXX) $@"

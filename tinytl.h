@@ -21769,7 +21769,7 @@ static tl_result tl__fit_partner(tl__job *job, int number, tl_record *out)
 }
 
 // The device makes the batches.
-static int tl__on_views(const tl__fit *fit) { return fit->net->views && !fit->unlabelled; }
+static int tl__on_views(const tl__fit *fit) { return fit->net->views && fit->net->trainable && !fit->unlabelled; }
 
 static tl_result tl__fill_slot(tl__fit *fit, tl__slot *slot, int sample)
 {

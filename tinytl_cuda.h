@@ -1,19 +1,21 @@
 // tinytl_cuda.h - v0.1 - tinytl on an NVIDIA GPU - MIT licence, see tinytl.h
 //
 // The optional companion of tinytl.h: hand-written CUDA kernels for every operation, loss and optimiser. No cuDNN, no
-// cuBLAS, no vendor number types; nothing but the CUDA toolkit's compiler and runtime. Do this in ONE file:
+// cuBLAS, no vendor number types. Do this in ONE file:
 //
 //     #define TINYTL_IMPLEMENTATION
 //     #include "tinytl.h"
 //     #define TINYTL_CUDA_IMPLEMENTATION
 //     #include "tinytl_cuda.h"
 //
-// compile it with nvcc (-x cu where its name does not end in .cu), and put a network on the GPU:
+// and put a network on the GPU:
 //
 //     tl_net *net = tl_net_new(NULL);
 //     if (tl_use_cuda(net, NULL)) fprintf(stderr, "%s\n", tl_error(NULL));     // the network stays on the CPU
 //
-//     nvcc -O2 -arch=native program.cu -o program
+//     nvcc -O2 -arch=native -x cu program.c -o program         with the CUDA toolkit, or
+//     cc -O2 program.c -o program -lm -pthread -ldl            on Linux with any compiler: the program looks for the driver
+//                                                              and NVRTC when it runs, and compiles the kernels once
 //
 // Everything else stays as it was: the same calls build, train, save and predict, and a model trained here is read
 // there. What a GPU can not do it says in tl_prepare; no operation ever falls back to the CPU silently.
@@ -31,7 +33,7 @@
 // kernel comes first.
 //
 //     INTERFACE, KERNELS (>>random >>conv >>norm >>activation >>pool >>resample >>join >>attention >>loss >>optim
-//     >>augment), HOST (>>net >>execute >>augment)
+//     >>augment), HOST (drivers, >>net >>execute >>augment, several GPUs)
 
 #ifndef TINYTL_CUDA_H
 #define TINYTL_CUDA_H
@@ -57,7 +59,7 @@ typedef struct tl_cuda_desc {
     int no_graph;          // 1: launch kernels one by one, not as a CUDA graph
     int augment;           // 1: tl_fit makes its batches on the GPU, with the values that they have on the CPU: all geometry,
                            // brightness, brightness_contrast, invert, gamma, gauss_noise. A list with another transform
-                           // is refused. Images go over the bus as bytes. Takes room for a dozen inputs of each sample
+                           // is refused. Images go over the bus as bytes. Takes room for some twenty inputs of each sample
     int debug;             // 1: wait after every kernel, so that an error names the kernel that made it
 } tl_cuda_desc;
 
@@ -1034,14 +1036,15 @@ template <typename A, int PASS, int BN> struct tlk_image_loader {
             for (int i = t; i < 4 * BN; i += TLK_THREADS) {
                 int k = k0 + i / (BN / PIECE), n = i % (BN / PIECE) * PIECE, valid = k < depth && n0 + n < p.out;
                 tl_cp_async16(b + i / (BN / PIECE) * (BN * (int)sizeof(A) + tlk_kind<A>::PAD) + n * (int)sizeof(A),
-                              valid ? weight + (tlk_size)k * p.out + n0 + n : weight, valid ? 16 : 0);
+                              valid ? weight + (unsigned)(k * p.out + n0 + n) : weight, valid ? 16 : 0);
             }
         } else {
-            tlk_size tap = (tlk_size)(g.ky0 + ty * g.ky_step) * p.kw + g.kx0 + tx * g.kx_step;
+            int tap = (g.ky0 + ty * g.ky_step) * p.kw + g.kx0 + tx * g.kx_step;
             for (int i = t; i < 4 * BN; i += TLK_THREADS) {
                 int n = i / 4, valid = inside && n0 + n < p.c;
                 tl_cp_async16(b + n * TLK_ROW_BYTES + i % 4 * 16,
-                              valid ? weight + (tap * p.c + n0 + n) * p.out + channel : weight, valid ? 16 : 0);
+                              valid ? weight + (unsigned)((tap * p.c + n0 + n) * p.out + channel) : weight,
+                              valid ? 16 : 0);
             }
         }
         channel += tlk_kind<A>::STEP;
@@ -2946,14 +2949,19 @@ TLK void tlk_view_targets(const tl__cu_views &p)
 
 // ---- entry points --------------------------------------------------------------------------
 
+// Blocks that a processor must have room for. Of the convolutions two, which leaves a thread 128 registers: left to itself
+// the compiler spills some of them for a fourth block. 0: as the compiler likes.
+template <typename P> struct tlk_least_blocks { enum { COUNT = 0 }; };
+template <> struct tlk_least_blocks<tl__cu_conv> { enum { COUNT = 2 }; };
+#define TLK_BOUNDS(P) __launch_bounds__(TLK_THREADS, tlk_least_blocks<tl__cu_##P>::COUNT)
 #define TLK_ENTRY(name, P) \
-    extern "C" __global__ void __launch_bounds__(TLK_THREADS) tl_cuda_##name(tl__cu_##P p) { tlk_##name(p); }
+    extern "C" __global__ void TLK_BOUNDS(P) tl_cuda_##name(tl__cu_##P p) { tlk_##name(p); }
 #define TLK_ENTRIES(name, P)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(TLK_THREADS) tl_cuda_##name##_f32(tl__cu_##P p)                     \
+    extern "C" __global__ void TLK_BOUNDS(P) tl_cuda_##name##_f32(tl__cu_##P p)                                      \
     {                                                                                                                \
         tlk_##name<float>(p);                                                                                        \
     }                                                                                                                \
-    extern "C" __global__ void __launch_bounds__(TLK_THREADS) tl_cuda_##name##_bf16(tl__cu_##P p)                    \
+    extern "C" __global__ void TLK_BOUNDS(P) tl_cuda_##name##_bf16(tl__cu_##P p)                                     \
     {                                                                                                                \
         tlk_##name<tlk_bf16>(p);                                                                                     \
     }
@@ -3895,7 +3903,7 @@ static tl__cu_tables tl__cu_lay_out(tl_net *net, int batch, int train)
     at.rates = at.pass + 256;
     at.views = at.rates + tl__cu_align((size_t)net->tensor_count * sizeof(tl__cu_rates));
     at.rooms = at.between = at.views;
-    if (net->views) {
+    if (net->views && train) {
         const tl__node *input = tl__only_input(net);
         size_t pixels = input ? (size_t)input->h * input->w : 0, channels = input ? (size_t)input->c : 0;
         at.nodes = pixels + 16 * (size_t)(input ? input->h + input->w : 0) + 256;
@@ -5522,7 +5530,6 @@ static tl_result tl__cu_make_views(tl_net *net, int count)
     const char *rooms = tl__cu_view_place(dev) + (at->rooms - at->views);
     tl_result result = tl__cu_flush(dev);
     if (result) return result;
-    dev->key.batch = count;                                     // for the sentence of an error
     tl__cu_views p;
     memset(&p, 0, sizeof p);
     p.rooms = dev->tables + at->rooms;

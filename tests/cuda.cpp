@@ -478,6 +478,7 @@ static void test_coverage(void)
 static void test_all_ran(void)
 {
     for (int i = 0; i < TL__CU_KERNELS; i++) CHECK(emu_kernel_uses[i] > 0, "kernel %s was never run", tl__cu_names[i]);
+    CHECK(emu_bank_passes == 0, "ldmatrix met banks twice, %zu times", emu_bank_passes);
 }
 
 #endif

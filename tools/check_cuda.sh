@@ -50,7 +50,7 @@ elif command -v clang++ >/dev/null; then
 #define __shared__ __attribute__((shared))
 #define __align__(n) __attribute__((aligned(n)))
 #define __forceinline__ inline __attribute__((always_inline))
-#define __launch_bounds__(n) __attribute__((launch_bounds(n)))
+#define __launch_bounds__(n, ...) __attribute__((launch_bounds(n)))
 #include <__clang_cuda_builtin_vars.h>
 extern "C" __device__ float expf(float), fabsf(float), floorf(float), sinf(float), cosf(float), tanhf(float), erff(float), sqrtf(float), logf(float), powf(float, float), log1pf(float);
 extern "C" __device__ double sqrt(double), floor(double);

@@ -30,6 +30,11 @@ else
     echo "compute-sanitizer is not installed"
 fi
 
+echo "== a program that cc built"
+if cc -O2 -std=c99 -D_POSIX_C_SOURCE=200809L -DTINYTL_PLAIN -I. -Itests tests/cuda_dlopen.c -o $out/dlopen -lm -pthread -ldl; then
+    LD_LIBRARY_PATH="$(dirname "$(readlink -f "$nvcc")")/../lib64:${LD_LIBRARY_PATH:-}" $out/dlopen real || failed=1
+fi
+
 echo "== speed"
 $out/bench $out/tinytl.json || failed=1
 if "$python" -c 'import torch' 2>/dev/null; then

@@ -1,7 +1,6 @@
 // What would a training step cost on an H200? Needs no GPU: the step is launched on a driver that only writes down the kernels.
 //
-//     g++ -O1 -std=c++11 -D_POSIX_C_SOURCE=200809L -DTINYTL_PLAIN -Wno-unknown-pragmas -I. -Itests tools/cuda_plan.cpp -o build/cuda_plan
-//     build/cuda_plan [all] [fp32 | tf32 | bf16]
+//     make build/cuda_plan && build/cuda_plan [all] [fp32 | tf32 | bf16]
 //
 // For each kernel: its grid, the bytes that it must move (every array once), the multiply-adds of its tiles including those that
 // pad a tile, and a time: the larger of bytes over 4.3 TB/s and flops over 350 TFLOP/s (bf16 by mma.sync; tf32: half; plain
