@@ -574,6 +574,7 @@ static void test_recompute(void)
         tl_net *net = nets[i] = tl_net_new(&desc);
         tl_loss_desc loss;
         memset(&loss, 0, sizeof loss);
+        loss.kind = TL_CROSS_ENTROPY;
         tl_unet_desc unet;
         memset(&unet, 0, sizeof unet);
         unet.classes = 2; unet.width = 8; unet.depth = 3;
