@@ -180,6 +180,8 @@ static void score(const pool *p, tl_net *net, const double *first, sample *all, 
     }
     add(all, sum / n);
     add(worst, low / low_n);
+    printf("    mean IoU of the other half %.3f, of its worst quarter %.3f\n", sum / n, low / low_n);
+    fflush(stdout);
 }
 
 int main(int argc, char **argv)
@@ -215,6 +217,7 @@ int main(int argc, char **argv)
             first[i] = iou(net, &p.all[i]);
         }
         add(&correlation, rank_correlation(&p, unsure, first));
+        printf("network %d, %s\n", s + 1, names[0]);
         score(&p, net, first, &all[0], &worst[0]);
         for (int k = 1; k < ARMS; k++) {
             tl_net *next = tl_clone(net, &(tl_net_desc){ .threads = 1 });
@@ -227,7 +230,6 @@ int main(int argc, char **argv)
             learn(next, (mixture){ etched, k > 1 ? measure(&p, chosen) : etched }, steps, 1e-3f, 200 + seed);
             score(&p, next, first, &all[k], &worst[k]);
             tl_net_free(next);
-            fflush(stdout);
         }
         tl_net_free(net);
     }
