@@ -33,7 +33,7 @@ help:
 	@echo 'make demo       learn grain boundaries from synthetic grains and find them in images never seen; about two minutes'
 	@echo 'make test       all tests; ends with "N passed, N failed". make test-programs TESTS="ops files": some'
 	@echo 'make examples   run the examples; QUICK=1: only a few steps of each'
-	@echo 'make bench      speed of this machine and of tinytl on it; writes build/bench.json'
+	@echo 'make bench      speed of this machine and of tinytl on it, beside PyTorch if PYTHON has it; writes build/bench.json'
 	@echo 'make cuda       on a machine with a GPU and nvcc: test tinytl_cuda.h there and time it beside PyTorch'
 	@echo 'make install    PREFIX/include/tinytl.h and PREFIX/bin/tinytl, PREFIX=$(PREFIX); make uninstall removes them'
 	@echo 'make clean      remove build/'
@@ -59,8 +59,13 @@ examples: $(EXAMPLES)
 cuda:
 	sh tools/cuda.sh
 
+# PYTHON with PyTorch puts its times beside ours. ISA=avx2: that instruction set, there and here.
+PYTHON ?= python3
+ISA     =
+PEER    = $(PYTHON) tools/bench_torch.py $(if $(ISA),--isa $(ISA))
 bench: $(BUILD)/bench
-	$(BUILD)/bench $(BUILD)/bench.json $(if $(QUICK),quick)
+	$(BUILD)/bench $(BUILD)/bench.json $(ISA) $(if $(QUICK),quick,peer "$(PEER)")
+	$(if $(QUICK),,$(BUILD)/bench grow $(BUILD)/bench_grow.png $(ISA))
 
 # ---- what is built -------------------------------------------------------------------------
 
@@ -90,6 +95,8 @@ $(BUILD)/%: tools/%.c tinytl.h $(BUILD)/stb.ok
 $(BUILD)/%_double: tests/%.c $(wildcard tests/*) tinytl.h $(BUILD)/stb.ok
 	@echo "  $(CC) $@"
 	@$(COMPILE) -DTINYTL_DOUBLE $< -o $@ $(LIBS)
+
+$(BUILD)/bench: tools/grow.h examples/plot.h
 
 # The program's test includes the program.
 $(BUILD)/program: $(wildcard tools/*.[ch]) $(BUILD)/tiff.flags
