@@ -1,6 +1,6 @@
 // How fast is this machine, and how fast is tinytl on it?
 //
-//     bench RESULTS.json [quick] [ISA] [only TEXT] [peer COMMAND]
+//     bench RESULTS.json [quick] [ISA] [threads N] [only TEXT] [peer COMMAND]
 //     bench grow PLOT.png [ISA]            how time grows with image size, width, batch and depth
 //
 // Times everything at one thread and at all of them: the peak rate of multiply-adds, the three passes of convolutions, matrix products,
@@ -27,7 +27,7 @@ enum { ROUNDS_MAX = 15, ROUNDS_LEAST = 3, ITEMS_MAX = 320, GROUPS_MAX = 8, POOLS
 
 #define SHORTEST 1e-2            // seconds of a measurement: shorter runs are repeated
 #define ENOUGH   4.0             // seconds of one item: it then takes no part in further rounds, but in ROUNDS_LEAST
-#define PER_LAYER 1e-3           // seconds from which on a layer should gain from a second thread
+#define WORTH_SHARING 1e-3       // seconds from which on work should gain from a second thread
 
 // ---- items and rounds ----------------------------------------------------------------------
 
@@ -603,10 +603,10 @@ static int first_prediction(const char *model, const char *image)
     return 0;
 }
 
-static int three_steps(void)
+static int three_steps(int threads)
 {
     item it = { .batch = memory_network.batch };
-    pools[pool_count++] = tl_pool_new(0);
+    pools[pool_count++] = tl_pool_new(threads);
     make_inputs();
     it.net = make_network(&memory_network, &it.in);
     for (int i = 0; i < 3; i++) run_training_step(&it);
@@ -665,9 +665,10 @@ static void add_first_prediction(const char *results)
 // Before all other processes: the system only tells the maximum over those that have ended.
 static void measure_memory(void)
 {
-    char variant[40];
     if (!wanted("memory") || quick) return;
-    peak_memory[0] = run_process("three-steps", "", "");
+    char variant[40], threads[16];
+    snprintf(threads, sizeof threads, "%d", most_threads());
+    peak_memory[0] = run_process("three-steps", threads, "");
     peak_memory[1] = ask_peer(&peers[pool_count - 1], "peak unet16 256 8", variant, sizeof variant);
 }
 
@@ -692,12 +693,14 @@ static double share_of_peak(const item *it)
     return it->flops > 0 && strcmp(it->name, "peak") ? it->rate / peak_of(it->isa, it->threads) : NAN;
 }
 
+static int same_work(const item *a, const item *b) { return !strcmp(a->name, b->name) && !strcmp(a->way, b->way); }
+
 // Of the rate of as many single threads, what all together reach; NAN for work too short to share out.
 static double kept(const item *it)
 {
     const item *one = it - (it > items);
-    int same = it->threads > 1 && one->threads == 1 && !strcmp(it->name, one->name) && !strcmp(it->way, one->way);
-    return same && it->ours.median > PER_LAYER ? one->ours.median / (it->threads * it->ours.median) : NAN;
+    int paired = it->threads > 1 && one->threads == 1 && same_work(it, one);
+    return paired && it->ours.median > WORTH_SHARING ? it->rate / (it->threads * one->rate) : NAN;
 }
 
 static double times_faster(const item *it) { return it->peers.median > 0 ? it->peers.median / it->ours.median : NAN; }
@@ -716,8 +719,6 @@ static const struct { const char *title, *key; double (*value)(const item *it); 
     { "images/s", "images_per_second", images_of, 9, 1 },       { "PyTorch ms", "peer_ms", peer_ms, 11, 3 },
     { "times", "times", times_faster, 6, 2 }
 };
-
-static int same_work(const item *a, const item *b) { return !strcmp(a->name, b->name) && !strcmp(a->way, b->way); }
 
 static void print_group(const group *g)
 {
@@ -739,12 +740,12 @@ static void print_group(const group *g)
     fflush(stdout);
 }
 
-static void print_memory(void)
+static void print_memory(FILE *file)
 {
     if (peak_memory[0] <= 0) return;
-    printf("\nU-Net 16, 256x256, batch 8, three training steps: peak of memory %.0f MB", peak_memory[0]);
-    if (peak_memory[1] > 0) printf("; PyTorch %.0f MB, %.2f times", peak_memory[1], peak_memory[0] / peak_memory[1]);
-    printf("\n");
+    fprintf(file, "\nU-Net 16, 256x256, batch 8, three training steps: peak of memory %.0f MB", peak_memory[0]);
+    if (peak_memory[1] > 0) fprintf(file, "; PyTorch %.0f MB: %.2f times", peak_memory[1], peak_memory[0] / peak_memory[1]);
+    fprintf(file, "\n");
 }
 
 static FILE *open_results(const char *path)
@@ -757,10 +758,11 @@ static FILE *open_results(const char *path)
 static void write_json(const char *path, const char *processor)
 {
     FILE *file = open_results(path);
-    fprintf(file, "{\n  \"tinytl\": \"%s\",\n  \"processor\": \"%s\",\n  \"isa\": \"%s\",\n  \"peer\": \"%s\",\n", TINYTL_VERSION, processor,
-            tl_isa_name(isa_used), peers[0].name);
-    fprintf(file, "  \"rounds\": %d,\n  \"unet_training_peak_mb\": %.1f,\n  \"unet_training_peak_mb_peer\": %.1f,\n  \"results\": [\n", rounds,
+    fprintf(file, "{\n  \"tinytl\": \"%s\",\n  \"processor\": \"%s\",\n  \"isa\": \"%s\",\n  \"peer\": \"%s\",\n", TINYTL_VERSION,
+            processor, tl_isa_name(isa_used), peers[0].name);
+    fprintf(file, "  \"rounds\": %d,\n  \"unet_training_peak_mb\": %.1f,\n  \"unet_training_peak_mb_peer\": %.1f,\n", rounds,
             peak_memory[0], peak_memory[1]);
+    fprintf(file, "  \"results\": [\n");
     for (int i = 0; i < item_count; i++) {
         const item *it = &items[i];
         fprintf(file, "    {\"name\": \"%s\", \"way\": \"%s\", \"threads\": %d, \"ms_min\": %.6g", it->name, it->way, it->threads,
@@ -780,8 +782,8 @@ static void write_json(const char *path, const char *processor)
 static void write_markdown(const char *path, const char *processor)
 {
     FILE *file = open_results(path);
-    fprintf(file, "tinytl %s on %s, %s kernels, medians of up to %d rounds%s%s.\n", TINYTL_VERSION, processor, tl_isa_name(isa_used), rounds,
-            peers[0].name[0] ? ", beside " : "", peers[0].name);
+    fprintf(file, "tinytl %s on %s, %s kernels, medians of up to %d rounds%s%s.\n", TINYTL_VERSION, processor, tl_isa_name(isa_used),
+            rounds, peers[0].name[0] ? ", beside " : "", peers[0].name);
     fprintf(file, "Each cell: at 1%s.\n", pool_count > 1 ? " / at all threads" : " thread");
     for (int g = 0; g < group_count; g++) {
         if (groups[g].first == groups[g].end) continue;
@@ -806,9 +808,7 @@ static void write_markdown(const char *path, const char *processor)
         }
         fprintf(file, "\n");
     }
-    if (peak_memory[0] > 0) fprintf(file, "\nPeak of memory of three training steps of the U-Net of width 16, 256x256, batch 8: %.0f MB", peak_memory[0]);
-    if (peak_memory[0] > 0 && peak_memory[1] > 0) fprintf(file, ", PyTorch %.0f MB", peak_memory[1]);
-    fprintf(file, "\n");
+    print_memory(file);
     if (fclose(file) != 0) stop("cannot write the results");
 }
 
@@ -858,20 +858,23 @@ int main(int argc, char **argv)
 {
     const char *results = argc > 1 ? argv[1] : "bench.json", *command = NULL;
     char processor[128], markdown[512];
+    int threads = 0;
     program = argv[0];
     if (argc == 4 && !strcmp(argv[1], "first-prediction")) return first_prediction(argv[2], argv[3]);
-    if (argc == 4 && !strcmp(argv[1], "three-steps")) return three_steps();
+    if (argc == 4 && !strcmp(argv[1], "three-steps")) return three_steps(atoi(argv[2]));
     int growing = argc > 2 && !strcmp(argv[1], "grow");
     isa_used = tl__best_isa();
     for (int i = growing ? 3 : 2; i < argc; i++) {
         if (!strcmp(argv[i], "quick")) quick = 1;
         else if (!strcmp(argv[i], "only") && i + 1 < argc) only = argv[++i];
+        else if (!strcmp(argv[i], "threads") && i + 1 < argc) threads = atoi(argv[++i]);
         else if (!strcmp(argv[i], "peer") && i + 1 < argc) command = argv[++i];
         else isa_used = isa_named(argv[i]);
     }
     if (quick) rounds = 1;
+    if (growing) rounds = GROW_ROUNDS;
     pools[pool_count++] = tl_pool_new(1);
-    if (tl__processors() > 1) pools[pool_count++] = tl_pool_new(0);
+    if (threads > 1 || (threads == 0 && tl__processors() > 1)) pools[pool_count++] = tl_pool_new(threads);
     if (!pools[pool_count - 1]) stop(tl_error(NULL));
     processor_name(processor, sizeof processor);
     printf("tinytl %s on %s, %d processors, %s kernels; medians of %d rounds\n", TINYTL_VERSION, processor, tl__processors(),
@@ -898,7 +901,7 @@ int main(int argc, char **argv)
     add_images();
     add_first_prediction(results);
     end_group();
-    print_memory();
+    print_memory(stdout);
     write_json(results, processor);
     snprintf(markdown, sizeof markdown, "%s.md", results);
     write_markdown(markdown, processor);

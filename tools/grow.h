@@ -22,7 +22,7 @@ static item *add_point(growth *g, double x, const char *name, void (*run)(item *
     item *it = add_item(name, "", run, 1);
     it->net = net; it->in = in; it->out = out;
     it->batch = batch;
-    it->images = (double)batch * tl_node_height(net, out) * tl_node_width(net, out) * tl_node_channels(net, out);
+    it->images = (double)batch * tl_node_height(net, out) * tl_node_width(net, out) * tl_node_channels(net, out);   // values
     it->flops = tl_flops(net) * batch;
     g->x[g->count++] = x;
     return it;
@@ -59,14 +59,16 @@ static void add_unet_point(growth *g, double x, int depth, int batch)
 
 static void add_growth(growth *g, int which)
 {
-    static const int sizes[][2] = { { 31, 31 }, { 32, 32 }, { 33, 33 }, { 33, 57 }, { 34, 56 }, { 63, 63 }, { 64, 64 }, { 65, 65 }, { 96, 96 },
-                                    { 127, 127 }, { 128, 128 }, { 129, 129 }, { 192, 192 }, { 255, 255 }, { 255, 257 }, { 256, 256 }, { 257, 257 } };
+    static const int sizes[][2] = { { 31, 31 },   { 32, 32 },   { 33, 33 },   { 33, 57 },   { 34, 56 },   { 63, 63 },
+                                    { 64, 64 },   { 65, 65 },   { 96, 96 },   { 127, 127 }, { 128, 128 }, { 129, 129 },
+                                    { 192, 192 }, { 255, 255 }, { 255, 257 }, { 256, 256 }, { 257, 257 } };
     static const int widths[] = { 8, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 96, 100, 128 };
-    static const int batches[] = { 1, 2, 3, 4, 5, 7, 8, 16 }, depths[] = { 1, 2, 3, 4, 5, 6 };
-    if (which == 0) for (int i = 0; i < COUNT_OF(sizes); i++) add_layer_point(g, sqrt((double)sizes[i][0] * sizes[i][1]), sizes[i][0], sizes[i][1], 32, 2);
-    if (which == 1) for (int i = 0; i < COUNT_OF(widths); i++) add_layer_point(g, widths[i], 64, 64, widths[i], 2);
-    if (which == 2) for (int i = 0; i < COUNT_OF(batches); i++) add_unet_point(g, batches[i], 3, batches[i]);
-    if (which == 3) for (int i = 0; i < COUNT_OF(depths); i++) add_unet_point(g, depths[i], depths[i], 2);
+    static const int batches[] = { 1, 2, 3, 4, 5, 7, 8, 16 }, depths[] = { 1, 2, 3, 4, 5 };
+    for (int i = 0; which == 0 && i < COUNT_OF(sizes); i++)
+        add_layer_point(g, sqrt((double)sizes[i][0] * sizes[i][1]), sizes[i][0], sizes[i][1], 32, 2);
+    for (int i = 0; which == 1 && i < COUNT_OF(widths); i++) add_layer_point(g, widths[i], 64, 64, widths[i], 2);
+    for (int i = 0; which == 2 && i < COUNT_OF(batches); i++) add_unet_point(g, batches[i], 3, batches[i]);
+    for (int i = 0; which == 3 && i < COUNT_OF(depths); i++) add_unet_point(g, depths[i], depths[i], 2);
 }
 
 // Against the points that are neighbours in x, the faster of both: the cliff, if there is one.
@@ -80,12 +82,13 @@ static double against_neighbours(const growth *g, int i)
 
 static void print_growth(growth *g)
 {
-    printf("\n%s, one thread\n%-56s %9s %16s %12s %9s %11s\n", g->title, "", "ms", "ns/(pixel*chan.)", "ps/mult-add", "GFLOP/s", "neighbours");
+    printf("\n%s, one thread\n%-56s %9s %16s %12s %9s %11s\n", g->title, "", "ms", "ns/(pixel*chan.)", "ps/mult-add", "GFLOP/s",
+           "neighbours");
     for (int i = 0; i < g->count; i++) g->y[i] = items[g->first + i].ours.median / items[g->first + i].flops * 2e12;
     for (int i = 0; i < g->count; i++) {
         const item *it = &items[g->first + i];
-        printf("%-56s %9.3f %16.2f %12.2f %9.1f %10.2fx\n", it->name, it->ours.median * 1e3, it->ours.median / it->images * 1e9, g->y[i], it->rate,
-               against_neighbours(g, i));
+        printf("%-56s %9.3f %16.2f %12.2f %9.1f %10.2fx\n", it->name, it->ours.median * 1e3, it->ours.median / it->images * 1e9,
+               g->y[i], it->rate, against_neighbours(g, i));
     }
     fflush(stdout);
 }
@@ -107,10 +110,9 @@ static int grow(const char *path)
         { .title = "3x3 32-32, three passes", .x_name = "rows and columns", .log_x = 1, .tick = { 32, 64, 128, 256 }, .ticks = 4 },
         { .title = "3x3 at 64x64, three passes", .x_name = "channels", .log_x = 1, .tick = { 8, 16, 32, 64, 128 }, .ticks = 5 },
         { .title = "U-Net 16, depth 3, training step", .x_name = "batch", .log_x = 1, .tick = { 1, 2, 4, 8, 16 }, .ticks = 5 },
-        { .title = "U-Net 16, training step", .x_name = "depth", .tick = { 1, 2, 3, 4, 5, 6 }, .ticks = 6 }
+        { .title = "U-Net 16, training step", .x_name = "depth", .tick = { 1, 2, 3, 4, 5 }, .ticks = 5 }
     };
     static plot plots[4];
-    rounds = GROW_ROUNDS;
     clock_used = CLOCK_PROCESS_CPUTIME_ID;        // one thread that never waits: other programs count less
     make_inputs();
     for (int i = 0; i < 4; i++) {
