@@ -1,6 +1,6 @@
 // How fast is this machine, and how fast is tinytl on it?
 //
-//     bench RESULTS.json [quick] [ISA] [threads N] [only TEXT] [peer COMMAND]
+//     bench RESULTS.json [quick] [ISA] [threads N] [cpu] [only TEXT] [peer COMMAND]
 //     bench grow PLOT.png [ISA]            how time grows with image size, width, batch and depth
 //
 // Times everything at one thread and at all of them: the peak rate of multiply-adds, the three passes of convolutions, matrix products,
@@ -12,6 +12,8 @@
 // COMMAND (tools/bench_torch.py) starts PyTorch, once for each number of threads. In every round it times the same work right after
 // ours: its column stands beside ours. ISA, avx2 for example, forces an instruction set. RESULTS.json gets a neighbour RESULTS.json.md with
 // the same tables in Markdown.
+//
+// On a machine with other work, `cpu` counts the time on the processor instead of the time that passes, on one thread and for the peer too.
 
 #define STB_IMAGE_WRITE_IMPLEMENTATION
 #include <stb/stb_image_write.h>
@@ -154,6 +156,7 @@ static void start_peer(peer *p, const char *command, int threads)
         char count[16];
         snprintf(count, sizeof count, "%d", threads);
         setenv("OMP_NUM_THREADS", count, 1);
+        if (clock_used == CLOCK_PROCESS_CPUTIME_ID) setenv("BENCH_CLOCK", "cpu", 1);
         dup2(down[0], 0);
         dup2(up[1], 1);
         close(down[1]);
@@ -219,9 +222,9 @@ static void measure_ours(item *it, int round)
 
 static void measure_peer(item *it, int round)
 {
-    double start = now(), answer = ask_peer(&peers[pool_index(it)], it->request, it->variant, sizeof it->variant);
-    if (answer <= 0) it->request[0] = 0;                      // it cannot: not asked again
-    record(&it->peers, answer * 1e-3, round < 0 ? 0 : now() - start, round);
+    double seconds = 1e-3 * ask_peer(&peers[pool_index(it)], it->request, it->variant, sizeof it->variant);
+    if (seconds <= 0) it->request[0] = 0;                     // it cannot: not asked again
+    record(&it->peers, seconds, seconds, round);
 }
 
 static int enough(const series *s) { return s->count >= ROUNDS_LEAST && s->spent > ENOUGH; }
@@ -637,7 +640,7 @@ static void run_first_prediction(item *it)
 static void add_first_prediction(const char *results)
 {
     static const char name[] = "process start to first prediction, U-Net, 256x256";
-    if (!wanted(name)) return;
+    if (!wanted(name) || clock_used == CLOCK_PROCESS_CPUTIME_ID) return;       // it waits for its process
     network n = memory_network;
     tl_node in;
     n.job = INFER;
@@ -867,10 +870,12 @@ int main(int argc, char **argv)
     for (int i = growing ? 3 : 2; i < argc; i++) {
         if (!strcmp(argv[i], "quick")) quick = 1;
         else if (!strcmp(argv[i], "only") && i + 1 < argc) only = argv[++i];
+        else if (!strcmp(argv[i], "cpu")) clock_used = CLOCK_PROCESS_CPUTIME_ID;
         else if (!strcmp(argv[i], "threads") && i + 1 < argc) threads = atoi(argv[++i]);
         else if (!strcmp(argv[i], "peer") && i + 1 < argc) command = argv[++i];
         else isa_used = isa_named(argv[i]);
     }
+    if (clock_used == CLOCK_PROCESS_CPUTIME_ID) threads = 1;
     if (quick) rounds = 1;
     if (growing) rounds = GROW_ROUNDS;
     pools[pool_count++] = tl_pool_new(1);
