@@ -6507,9 +6507,9 @@ static void tl__winograd_patch(const float *image, int h, int w, int c, int padd
     }
     for (int i = 0; i < size; i++)
     for (int j = 0; j < size; j++, to += padded) {
-        int inside = y + i >= 0 && y + i < h && x + j >= 0 && x + j < w;
-        for (int k = 0; k < padded; k++)
-            to[k] = inside && k < c ? image[((size_t)(y + i) * w + x + j) * c + k] : 0;
+        int there = y + i >= 0 && y + i < h && x + j >= 0 && x + j < w ? c : 0;
+        if (there) memcpy(to, image + ((size_t)(y + i) * w + x + j) * c, (size_t)c * sizeof *to);
+        memset(to + there, 0, (size_t)(padded - there) * sizeof *to);
     }
 }
 
@@ -6567,11 +6567,13 @@ static void tl__winograd_write(const tl__winograd_job *job, int first, int count
             } else {
                 job->kernels->output(from, plane, block, vectors, bias, patch, 4 * pixel, pixel, NULL, 0);
                 for (int i = 0; i < 4 && y + i < job->oh; i++)
-                for (int j = 0; j < 4 && x + j < job->ow; j++)
-                for (int k = 0; k < c; k++) {
-                    ptrdiff_t at = i * row + j * c + k;
-                    float value = patch[(i * 4 + j) * pixel + k] + (add ? add[at] : 0);
-                    to[at] = job->ceiling > 0 ? TL__CLIP(TL__CHOOSE_NUMBER, float, value, 0, job->ceiling) : value;
+                for (int j = 0; j < 4 && x + j < job->ow; j++) {
+                    ptrdiff_t at = i * row + j * c;
+                    float *sums = patch + (i * 4 + j) * pixel;
+                    for (int k = 0; k < c && add; k++) sums[k] += add[at + k];
+                    for (int k = 0; k < c && job->ceiling > 0; k++)
+                        sums[k] = TL__CLIP(TL__CHOOSE_NUMBER, float, sums[k], 0, job->ceiling);
+                    memcpy(to + at, sums, (size_t)c * sizeof *to);
                 }
             }
             from += vectors * block;
