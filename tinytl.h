@@ -3082,7 +3082,7 @@ static tl__conv tl__node_conv(const tl_net *net, const tl__node *node, int batch
 static const char *tl__kernel_name(const tl_net *net, const tl__node *node, int batch);
 static int tl__loss_is_dense(const tl_loss_desc *desc);
 #if TL__SIMD
-static int tl__uses_winograd(const tl_net *net, const tl__simd_kernels *simd, const tl__conv *cv);
+static int tl__uses_winograd(const tl_net *net, const tl__simd_kernels *simd, const tl__conv *cv, tl__conv_pass pass);
 #endif
 static tl_net *tl__copy_structure(const tl_net *net);
 static tl__node *tl__only_input(tl_net *net);
@@ -4171,7 +4171,7 @@ static int tl__is_joined(const tl_net *net, int i)
         if (net->nodes[j].input[k] != i) continue;
         if (net->nodes[j].op != TL_OP_CONV2D) return 0;
         tl__conv cv = tl__node_conv(net, &net->nodes[j], 1);
-        if (!tl__uses_winograd(net, simd, &cv)) return 0;
+        if (!tl__uses_winograd(net, simd, &cv, TL__BACKWARD_WEIGHTS)) return 0;      // then the other passes do, too
         users++;
     }
 #else
@@ -5975,7 +5975,7 @@ static tl__scratch tl__conv_layout(tl__conv_job *job, const tl__simd_kernels *si
         job->dy_at = job->rows_count;
         if (padded_out != out_g) job->rows_count += (size_t)job->rows_per_unit * s->ow * padded_out;
         job->partial_stride = (size_t)taps * in_g * cv->out;
-        int most = job->partial_stride <= 65536 ? 16 : 8;
+        int most = job->partial_stride <= 65536 ? 16 : job->partial_stride <= 1048576 ? 8 : 4;
         job->slabs = tl__min(most, cv->n * job->units_per_sample);
         need.shared = job->partial_stride * job->slabs;
     } else {
@@ -6133,6 +6133,7 @@ static void tl__conv_fast(tl_pool *pool, const tl__simd_kernels *simd, const tl_
         #define TL__WINO_A 0.70710678118654752f
         #define TL__WINO_B 1.41421356237309505f
         #define TL__WINO_VALUES 131072   // transformed inputs and outputs of a chunk: half of the second-level cache
+        #define TL__WINO_MANY 2e6        // transformed weights that no second-level cache holds
 
 static const float tl__winograd_g[6][3] = {
     { 1, 0, 0 }, { -2 / 3.0f, -2 * TL__WINO_A / 3, -1 / 3.0f }, { -2 / 3.0f, 2 * TL__WINO_A / 3, -1 / 3.0f },
@@ -6374,18 +6375,20 @@ static int tl__winograd_fits(const tl__simd_kernels *simd, const tl__conv *cv)
 }
 
 // The cost rule. The transforms cost about as much as a few dozen channels' worth of products, and transforming the
-// weights pays only if enough tiles use them.
-static int tl__winograd_pays(const tl__conv *cv)
+// weights pays only if enough tiles use them: more where the 36 planes do not stay in cache, and most for the gradient
+// of the weights, which has several partial sums of that size.
+static int tl__winograd_pays(const tl__conv *cv, tl__conv_pass pass)
 {
     const tl__window *s = &cv->s;
     if (s->oh < 4 || s->ow < 4 || s->c < 16 || cv->out < 16) return 0;
     double tiles = (double)cv->n * tl__ceil_div(s->oh, 4) * tl__ceil_div(s->ow, 4);
-    return tiles >= 32;
+    if (36.0 * s->c * cv->out < TL__WINO_MANY) return tiles >= 32;
+    return tiles >= (pass == TL__BACKWARD_WEIGHTS ? 128 : 64);
 }
 
-static int tl__uses_winograd(const tl_net *net, const tl__simd_kernels *simd, const tl__conv *cv)
+static int tl__uses_winograd(const tl_net *net, const tl__simd_kernels *simd, const tl__conv *cv, tl__conv_pass pass)
 {
-    return net->winograd >= 0 && tl__winograd_fits(simd, cv) && (net->winograd > 0 || tl__winograd_pays(cv));
+    return net->winograd >= 0 && tl__winograd_fits(simd, cv) && (net->winograd > 0 || tl__winograd_pays(cv, pass));
 }
 
 // One pass: `in` channels of the image that is read, `out` of the one that is written (or of the gradient, for
@@ -9190,7 +9193,7 @@ static void tl__run_conv(tl_net *net, tl__conv_pass pass, const tl__conv *cv, co
         tl__depthwise(net->pool, simd, cv, pass, arrays, shared);
         return;
     }
-    if (tl__uses_winograd(net, simd, cv)) {
+    if (tl__uses_winograd(net, simd, cv, pass)) {
         tl__winograd(net->pool, simd, cv, pass, arrays, shared, tl__worker_scratch(net, 0), net->scratch_worker);
         return;
     }
@@ -9217,7 +9220,7 @@ static const char *tl__kernel_name(const tl_net *net, const tl__node *node, int 
 #if TL__SIMD
     const tl__simd_kernels *simd = tl__simd(net->isa);
     tl__conv cv = tl__node_conv(net, node, batch);
-    if (tl__uses_winograd(net, simd, &cv)) return "winograd";
+    if (tl__uses_winograd(net, simd, &cv, TL__FORWARD)) return "winograd";
     if (tl__conv_is_fast(simd, &cv)) return tl__is_depthwise(&cv) ? "depthwise" : "tile";
 #endif
     (void)batch;
@@ -9892,7 +9895,7 @@ static tl__scratch tl__node_scratch(tl_net *net, int index, int batch, int train
             cv.n = n;
             tl__conv_job job;
             tl__scratch one = tl__conv_layout(&job, simd, &cv, (tl__conv_pass)pass);
-            if (tl__uses_winograd(net, simd, &cv)) {
+            if (tl__uses_winograd(net, simd, &cv, (tl__conv_pass)pass)) {
                 tl__winograd_job winograd;
                 one = tl__winograd_layout(&winograd, simd, &cv, (tl__conv_pass)pass);
             }
