@@ -5549,7 +5549,7 @@ static void tl__depthwise_unit(void *user, int unit, int worker)
     run.ceiling = arrays->ceiling;
     run.add = arrays->sum || (data ? arrays->add_x[0] : arrays->add_y);
     run.add_at = arrays->sum ? arrays->sum - (data ? arrays->x[0] : arrays->y) : 0;
-    run.dw = job->partial + values * unit;
+    run.dw = weights ? job->partial + values * unit : NULL;
     (void)worker;
     if (weights) memset(run.dw, 0, values * sizeof *run.dw);
     for (int i = rows * block / job->blocks; i < rows * (block + 1) / job->blocks; i++) {
