@@ -28,7 +28,7 @@
 enum { ROUNDS_MAX = 15, ROUNDS_LEAST = 3, ITEMS_MAX = 320, GROUPS_MAX = 8, POOLS_MAX = 2, TITLE = 160 };
 
 #define SHORTEST 1e-2            // seconds of a measurement: shorter runs are repeated
-#define ENOUGH   4.0             // seconds of one item: it then takes no part in further rounds, but in ROUNDS_LEAST
+#define ENOUGH   3.0             // seconds of one item: it then takes no part in further rounds, but in ROUNDS_LEAST
 #define WORTH_SHARING 1e-3       // seconds from which on work should gain from a second thread
 
 // ---- items and rounds ----------------------------------------------------------------------
