@@ -12,8 +12,8 @@ Reads one request a line and answers each with "MILLISECONDS VARIANT", or "none"
     peak KIND SIZE BATCH                        three training steps in a process of its own; answers in megabytes
     forget                                      frees what was made so far
 
-At the first request of a kind every variant is tried (memory layout; eager, traced and frozen, optimised for inference;
-with --compile also torch.compile), and the fastest one is the peer from then on. Unless --as-it-comes, glibc is told to keep
+At the first request of a kind every variant is tried (memory layout; for inference traced and frozen, and optimised; with
+--compile also torch.compile), and the fastest one is the peer from then on. Unless --as-it-comes, glibc is told to keep
 large blocks, in huge pages: without that PyTorch pays page faults in every step. How many threads: OMP_NUM_THREADS.
 """
 import os
@@ -172,7 +172,6 @@ def inference(kind, size, batch, compiled):
     for name, layout in layouts():
         net = network(kind).eval().to(memory_format=layout)
         x = image(kind, size, batch, layout)
-        yield name, predict(net, x)
         yield name + ", frozen", predict(torch.jit.freeze(torch.jit.trace(net, x)), x)
         yield name + ", optimised", predict(torch.jit.optimize_for_inference(torch.jit.trace(net, x)), x)
         if compiled:
@@ -278,7 +277,7 @@ def fastest(words, compiled):
     for name, run in variants(words, compiled):
         try:
             seconds = time_once(run, 0)
-            seconds = min([seconds] + [time_once(run) for _ in range(1 if seconds > 1 else 3)])
+            seconds = min([seconds] + [time_once(run) for _ in range(1 if seconds > 1 else 2)])
         except (RuntimeError, TypeError) as error:      # a variant that this PyTorch cannot run
             print(f"{' '.join(words)}, {name}: {error}", file=sys.stderr)
             continue
