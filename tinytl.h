@@ -467,10 +467,10 @@ typedef struct tl_net_desc {
     tl_isa   isa;              // 0: the widest available
     int      exact;            // 1: no Winograd convolutions (their sums differ by up to 3e-6 of a layer's range), and no
                                // batch norms folded into convolutions when prepared for inference (1e-5)
-    int      winograd;         // 0: Winograd convolutions where a rule of cost says so (tl_describe shows it); 1: wherever
-                               // they are possible; -1: nowhere
+    int      winograd;         // 0: Winograd convolutions where a rule of cost says so, for each pass (tl_describe shows the
+                               // forward one); 1: wherever they are possible; -1: nowhere
     int      recompute;        // 1: training forgets the activations inside of each block and computes them again on the
-                               // way back: less memory, more time, the same bits
+                               // way back: less memory, more time, the same bits. Not on a device
     tl_parallel_fn parallel;   // optional: run units on the caller's own threads instead
     void    *parallel_context;
 } tl_net_desc;
@@ -1162,7 +1162,8 @@ typedef struct tl_grains_desc {
     int      grains;            // mean number of grains in the image, in place of the diameter; 0: by diameter
     int      periodic;          // voronoi: left continues at right and top at bottom; no bending then
     int      lloyd;             // voronoi: steps of Lloyd relaxation, towards equal grains; 0: 1, below 0: none
-    float    label_width;       // of the boundary in the mask, pixels; 0: that of the drawn line, at least 5
+    float    label_width;       // of boundaries in the mask, pixels; 0: that of the drawn line, at least 5 (5 for other
+                                // targets)
     // Geometry.
     tl_range diameter;          // of the circle of the mean grain's area, in pixels
     tl_range size_spread;       // voronoi: standard deviation of the logarithm of the diameters
@@ -1205,7 +1206,8 @@ typedef struct tl_grains_desc {
     tl_range electrons;         // detector: electrons per pixel at full scale (Poisson)
     tl_range read_noise;        // detector: Gaussian, in units of full scale
 } tl_grains_desc;
-// Zeros replaced; desc may be NULL. With TL_LOOK_ANY ranges of zero stay: they come with the look of each image.
+// Zeros replaced, but for label_width; desc may be NULL. With TL_LOOK_ANY ranges of zero stay: they come with the look of
+// each image.
 TINYTL_API tl_grains_desc tl_grains_defaults(const tl_grains_desc *desc);
 
 // One image: labels by construction. ids: width x height grain numbers, from 0; mask: u8, 1 within label_width/2 of a
@@ -1245,7 +1247,7 @@ TINYTL_API tl_result tl_world_from_ids(tl_world *world, const int32_t *ids, int 
 TINYTL_API void      tl_world_free(tl_world *world);
 TINYTL_API tl_result tl_world_mask(const tl_world *world, tl_target target, float width, tl_image *mask);
 // The picture of a world: geometry is taken from it, the look from the description. tl_grains is tl_world_make,
-// tl_world_mask and tl_render.
+// tl_world_mask (with the width of the drawn line where label_width is 0) and tl_render.
 TINYTL_API tl_result tl_render(const tl_grains_desc *desc, uint32_t epoch, uint32_t index, const tl_world *world,
                                tl_image *image);
 
@@ -2557,7 +2559,7 @@ typedef struct tl__tile {
     const float *b;
     ptrdiff_t b_segment, b_row;
     int segments, depth;
-    const float *scale, *bias;   // NV vectors each: c is scale * sum + bias; NULL: 1, 0
+    const float *scale, *bias;   // NV vectors each: c is scale * sum + bias; NULL: 1, 0. With scale goes bias
     int columns;                 // outputs that exist; the vectors may reach beyond
     int add;                     // 1: what lies add_at behind c is added, 0: c =
     ptrdiff_t add_at;            // 0: c +=
@@ -4230,9 +4232,9 @@ static void tl__cut_blocks(tl_net *net, int train)
         tl__node *node = &net->nodes[i];
         const tl__node *before = i > 0 ? &node[-1] : node;
         int sum = before->op == TL_OP_ADD || (tl__is_clip(before->op) && net->nodes[before->input[0]].op == TL_OP_ADD);
-        int resizes = node->op == TL_OP_MAX_POOL || node->op == TL_OP_AVG_POOL || node->op == TL_OP_UPSAMPLE ||
-                      node->op == TL_OP_CONV_TRANSPOSE2D;
-        block += train && net->recompute && (resizes || (sum && !tl__is_clip(node->op)));
+        const tl__node *x = node->inputs ? &net->nodes[node->input[0]] : node;
+        int resizes = node->h != x->h || node->w != x->w;
+        if (train && net->recompute && (resizes || (sum && !tl__is_clip(node->op)))) block++;
         node->block = block;
     }
 }
@@ -5243,21 +5245,23 @@ TINYTL_API size_t tl_describe(tl_net *net, int batch, char *text, size_t size)
 //
 //  where terms of dx whose divisions leave a remainder, or that lie outside of dy, do not count.
 //
-//  So three functions do for both layers: forward, backward_data, backward_weights. Each exists twice.
+//  So three functions do for both layers: forward, backward_data, backward_weights. Each exists twice, and for depthwise
+//  convolutions a third time.
 //
 //  Plain: im2col writes, for every output pixel, the inputs under the kernel into one row of a matrix; convolution then
 //  is one matrix product (Chellapilla et al. 2006). Clear, but the matrix is KH*KW times larger than the image.
 //
 //  Fast: the same sums by the tile of >>simd, which reads the image in place. A unit of work is a block of output rows
-//  of one sample. If the convolution pads, the unit first copies the few input rows it needs into a padded buffer, so
-//  that the tile never meets a border. One output row is then tiles of MR neighbouring pixels x NV vectors of outputs;
-//  the KW*C inputs under one kernel row are contiguous, so a segment of the tile is a kernel row.
+//  of one sample or, where images are small, a panel of outputs of all samples. If the convolution pads, the unit first
+//  copies the few input rows it needs into a padded buffer, so that the tile never meets a border. One output row is then
+//  tiles of MR neighbouring pixels x NV vectors of outputs; the KW*C inputs under one kernel row are contiguous, so a
+//  segment of the tile is a kernel row.
 // ============================================================================================
 
 #define TL__LINE 256
 #define TL__TAPS_MAX 256               // larger kernels take the plain path
 #define TL__ROW_BUFFER 32768           // values: what a unit's padded rows may take, to stay in the second-level cache
-#define TL__FEW_PIXELS 512             // up to here the weights are larger than the images: units share those out
+#define TL__FEW_PIXELS 512             // outputs: up to here units are panels of weights, not rows of the image
 
 // ---- plain ---------------------------------------------------------------------------------
 
@@ -5388,7 +5392,8 @@ static tl__scratch tl__conv_plain_scratch(const tl__conv *cv)
 //  With as many groups as channels there is no sum over channels, so nothing for the tile to reuse, and memory sets the
 //  pace. A run is some outputs of a row that meet the same taps: all but those at its ends. Each vector of channels goes
 //  along the run, eight outputs at a time, which share the load of a tap's weights. The gradient with respect to x is
-//  the same with dy under the taps, where only every sw-th position of a row meets the same ones.
+//  the same with dy under the taps, where only every sw-th position of a row meets the same ones. (Without vectors, and
+//  with more than TL__TAPS_MAX taps, the plain kernels do it, which is slow.)
 
 typedef struct tl__depthwise_run {
     float *to;                         // the first output; backward_weights: dy there
@@ -5763,7 +5768,7 @@ static void tl__conv_forward_rows(const tl__conv_job *job, int n, int i0, int i1
     int in_g = s->c / cv->groups, out_g = cv->out / cv->groups, padded = tl__needs_padding(cv);
     int cols = padded ? (int)(tl__forward_row(cv) / in_g) : s->w, merge = s->dw == 1;   // taps of a row lie side by side
     ptrdiff_t segment[TL__TAPS_MAX], row_stride = (ptrdiff_t)cols * in_g;
-    const float *x = job->x + (size_t)n * s->h * s->w * s->c, *rows = x + (size_t)i0 * s->sh * s->w * s->c;
+    const float *x = job->x + (size_t)n * s->h * s->w * s->c, *rows = padded ? NULL : x + (size_t)i0 * s->sh * s->w * s->c;
     tl__tile tile;
     memset(&tile, 0, sizeof tile);
     tile.segments = merge ? s->kh : s->kh * s->kw;
@@ -5957,11 +5962,14 @@ static tl__scratch tl__conv_layout(tl__conv_job *job, const tl__simd_kernels *si
     const tl__window *s = &cv->s;
     int taps = s->kh * s->kw, in_g = s->c / cv->groups, out_g = cv->out / cv->groups;
     int data = pass == TL__BACKWARD_DATA;
-    double pixels = (double)conv->n * (data ? s->h * s->w : s->oh * s->ow);
+    double pixels = (double)conv->n * (data ? (double)conv->s.h * conv->s.w : (double)conv->s.oh * conv->s.ow);
     job->panels = tl__make_panels(simd, taps * (data ? out_g : in_g), data ? in_g : out_g);
     job->group_stride = job->panels.stride * job->panels.count;
-    job->by_panel = pass != TL__BACKWARD_WEIGHTS && pixels <= TL__FEW_PIXELS && job->panels.count > 1;
-    job->rows_per_unit = job->by_panel ? (data ? s->h : s->oh) : data ? tl__backward_unit(cv) : tl__forward_unit(cv);
+    job->rows_per_unit = data ? tl__backward_unit(cv) : tl__forward_unit(cv);
+    int rows = data ? s->h : s->oh, units = cv->n * tl__ceil_div(rows, job->rows_per_unit);
+    int panels = cv->groups * job->panels.count;
+    job->by_panel = pass != TL__BACKWARD_WEIGHTS && pixels <= TL__FEW_PIXELS && panels > 1 && panels >= tl__min(units, 8);
+    if (job->by_panel) job->rows_per_unit = rows;
     if (pass == TL__BACKWARD_WEIGHTS && cv->last_cols)
         job->rows_per_unit = 1; // all rows of a block must be equally long
     job->units_per_sample = tl__ceil_div(data ? s->h : s->oh, job->rows_per_unit);
@@ -6677,7 +6685,7 @@ static void tl__winograd(tl_pool *pool, const tl__simd_kernels *simd, const tl__
 
 #endif // TL__SIMD
 
-// The loops from here to >>execute are written for GCC's vectoriser, which -O2 holds back. (All of -O3 would double the
+// The loops from here to >>models are written for GCC's vectoriser, which -O2 holds back. (All of -O3 would double the
 // time that compiling takes.) Debug builds stay as they are.
 #if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__)
     #pragma GCC push_options
@@ -7111,7 +7119,7 @@ static void tl__layer_norm_backward(const tl_real *x, const tl_real *dy, tl_real
 //  Sources: GELU: Hendrycks and Gimpel 2016; SiLU (swish): Elfwing et al. 2017, Ramachandran et al. 2017.
 // ============================================================================================
 
-// ReLU: the ceiling is infinite; ReLU6: it is 6.
+// ReLU: the ceiling is infinite; ReLU6: it is 6. There and beyond the gradient is 0.
 TL__INLINE void tl__clip_forward(const tl_real *x, tl_real *y, size_t count, tl_real ceiling)
 {
     for (size_t i = 0; i < count; i++) y[i] = TL__CLIP(TL__CHOOSE_NUMBER, tl_real, x[i], 0, ceiling);
@@ -9063,10 +9071,6 @@ static tl_result tl__schedule_check(tl_net *net, const tl_schedule *schedule, co
     return TL_OK;
 }
 
-#if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__)
-    #pragma GCC pop_options
-#endif
-
 // ============================================================================================
 // >>execute: forward up the list, backward down
 //
@@ -9090,7 +9094,6 @@ typedef struct tl__work {
     size_t   count;               // elements, or rows
     int      blocks;              // units per sample
     int      add;
-    const tl__arrays *arrays;     // convolution
     tl_real *shared;              // scratch
     tl_real *scale;               // group and layer norm: where dx goes
     tl__bn_rows rows;             // batch norm: all of them
@@ -9213,14 +9216,15 @@ static void tl__run_conv(tl_net *net, tl__conv_pass pass, const tl__conv *cv, co
     if (arrays->ceiling > 0) tl__clip_forward(y, y, rows * c, arrays->ceiling);
 }
 
-// How a convolution or dense layer is computed; "" for other nodes.
+// How a convolution or dense layer is computed in the forward pass; "" for other nodes.
 static const char *tl__kernel_name(const tl_net *net, const tl__node *node, int batch)
 {
     if (!tl__is_conv(node->op) || tl__on_device(net)) return "";
 #if TL__SIMD
     const tl__simd_kernels *simd = tl__simd(net->isa);
     tl__conv cv = tl__node_conv(net, node, batch);
-    if (tl__uses_winograd(net, simd, &cv, TL__FORWARD)) return "winograd";
+    tl__conv_pass pass = node->op == TL_OP_CONV_TRANSPOSE2D ? TL__BACKWARD_DATA : TL__FORWARD;
+    if (tl__uses_winograd(net, simd, &cv, pass)) return "winograd";
     if (tl__conv_is_fast(simd, &cv)) return tl__is_depthwise(&cv) ? "depthwise" : "tile";
 #endif
     (void)batch;
@@ -10181,7 +10185,7 @@ static int tl__cpu_first_bad(tl_net *net)
     for (int i = 0; i < net->node_count; i++) {
         const tl__node *node = &net->nodes[i];
         tl__forward_node(net, &net->nodes[i]);
-        if (!tl__all_finite(node->data, tl__sample_count(node) * (size_t)net->batch)) return i;
+        if (!node->joined && !tl__all_finite(node->data, tl__sample_count(node) * (size_t)net->batch)) return i;
     }
     return -1;
 }
@@ -10445,6 +10449,10 @@ TINYTL_API double tl_loss_value(tl_net *net)
     for (int i = 0; i < net->loss_count; i++) sum += (double)net->losses[i].desc.weight * net->losses[i].value;
     return sum;
 }
+
+#if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__)
+    #pragma GCC pop_options
+#endif
 
 // ============================================================================================
 // >>models: networks as a few calls
@@ -23629,7 +23637,9 @@ static tl_result tl__freeze_for(tl_net *net, const tl__step_of *step, int batch)
                           "statistics are possible", step->name, tl__stats_names[s->stats]);
     for (int i = 0; i < net->node_count; i++)
         if (net->nodes[i].op == TL_OP_BATCH_NORM)
-            net->nodes[i].stats = tl__norm_is_selected(net, &net->nodes[i]) ? s->learn_stats : s->stats;
+            net->nodes[i].stats = !tl__norm_is_selected(net, &net->nodes[i]) ? s->stats
+                                  : s->learn_stats == TL_STATS_UPDATE        ? TL_STATS_UNSET        // as it is by itself
+                                                                             : s->learn_stats;
     for (int i = 0; i < net->tensor_count; i++)
         net->tensors[i].frozen = net->tensors[i].trained && !net->tensors[i].selected;
     return TL_OK;                                     // tl_fit makes the new plan

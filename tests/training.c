@@ -682,6 +682,21 @@ static void test_diverged(void)
     CHECK(strstr(tl_error(net), "'dec2.conv1'") && strstr(tl_error(net), "epoch 1, step 1"), "NaN in a weight: %s", tl_error(net));
     tl_net_free(net);
 
+    // where a concatenation is not made, the search goes past it
+    net = tl_net_new(NULL);
+    tl_unet_desc wide;
+    memset(&wide, 0, sizeof wide);
+    wide.classes = 2; wide.width = 16; wide.depth = 1;
+    tl_node x = tl_input(net, 32, 32, 1), head = tl_unet(net, x, &wide);
+    tl_prepare(net, 2, 1);
+    tl_real *noise = tl_data(net, x);
+    tl_rng rng = tl_rng_at(1, TL_RANDOM_USER, 0, 0, 0);
+    for (int i = 0; i < 2 * 32 * 32; i++) noise[i] = (tl_real)tl_random_normal(&rng);
+    tl_param(net, "head.weight").data[0] = NAN;
+    CHECK(!tl_set_input(net, x, noise, 2) && !tl_forward(net, 2, TL_TRAIN), "%s", tl_error(net));
+    CHECK(tl__cpu_first_bad(net) == head.id - 1, "the head is not found");
+    tl_net_free(net);
+
     // by hand: the step is refused and names the parameter; the gradients can be cleared and training goes on
     net = small_unet(one_thread, TL_NORM_GROUP, 0);
     desc.optimizer = rule(TL_ADAM, 1e-3f);
