@@ -2358,7 +2358,7 @@ TINYTL_API void tl_random_shuffle(tl_rng *rng, int *items, int count)
 #endif
 
 #define TL__THREADS_MAX 256
-#define TL__SPINS 4000          // a few microseconds
+#define TL__SPINS 200000        // about 0.1 ms: waking a thread takes half of that
 
 typedef struct tl__worker {
     tl_pool *pool;

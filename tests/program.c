@@ -225,6 +225,7 @@ static void test_sentences(void)
     CHECK(strstr(said, "1 epoch, 1 step,"), "%s", said);
     expect("train drawn --out again.safetensors --size 16 --depth 2 --width 4 --epochs 1 --images 1 --augment none --recompute", 0, "1 image of 1 specimen");
     CHECK(same_files("u.safetensors", "again.safetensors"), "--recompute changes the result");
+    expect("demo shown stripes/images/s00.png --seconds 1", 0, "shown/index.html");
     // a broken image does not keep the others from their result
     write_text("broken.png", "no image");
     expect("classify start.safetensors pair/images/a.png broken.png pair/images/b.png --size 16", 1, "2 of 3 images classified");

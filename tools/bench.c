@@ -130,6 +130,7 @@ static tl_pool *pool_of(const item *it) { return pools[pool_index(it)]; }
 
 typedef struct peer {
     FILE *to, *from;             // NULL: there is none
+    pid_t process;               // of a group of its own
     char  name[64];
 } peer;
 
@@ -154,6 +155,7 @@ static void start_peer(peer *p, const char *command, int threads)
     if (child < 0) stop("the peer cannot be started");
     if (child == 0) {
         char count[16];
+        setpgid(0, 0);
         snprintf(count, sizeof count, "%d", threads);
         setenv("OMP_NUM_THREADS", count, 1);
         if (clock_used == CLOCK_PROCESS_CPUTIME_ID) setenv("BENCH_CLOCK", "cpu", 1);
@@ -163,6 +165,8 @@ static void start_peer(peer *p, const char *command, int threads)
         execl("/bin/sh", "sh", "-c", command, (char *)NULL);
         _exit(127);
     }
+    setpgid(child, child);                  // both set it: whoever comes first
+    p->process = child;
     close(down[0]);
     close(up[1]);
     fcntl(down[1], F_SETFD, FD_CLOEXEC);
@@ -171,21 +175,30 @@ static void start_peer(peer *p, const char *command, int threads)
     p->from = fdopen(up[0], "r");
 }
 
+// A peer stands still while others are timed: the threads of PyTorch spin for long after their work.
+static void halt(peer *p) { if (p->process > 0) kill(-p->process, SIGSTOP); }
+
+static void end_peers(void)
+{
+    for (int p = 0; p < POOLS_MAX; p++) if (peers[p].process > 0) kill(-peers[p].process, SIGKILL);
+}
+
 static void tell(peer *p, const char *request)
 {
     if (!p->from) return;
+    kill(-p->process, SIGCONT);
     fprintf(p->to, "%s\n", request);
     fflush(p->to);
 }
 
-// The peer's number for a request, milliseconds or megabytes, and its variant; 0 without one. Its threads may spin for some
-// milliseconds afterwards: they are given the time.
+// The peer's number for a request, milliseconds or megabytes, and its variant; 0 without one.
 static double ask_peer(peer *p, const char *request, char *variant, size_t size)
 {
     char line[256];
     if (!request[0] || !p->from) return 0;
     tell(p, request);
     if (!hear(p, line, sizeof line)) fprintf(stderr, "bench: the peer has ended, asked for '%s'\n", request);
+    halt(p);
     if (!p->from) return 0;
     const char *behind = strchr(line, ' ');
     if (!strncmp(line, "none", 4)) {
@@ -193,7 +206,6 @@ static double ask_peer(peer *p, const char *request, char *variant, size_t size)
         return 0;
     }
     snprintf(variant, size, "%s", behind ? behind + 1 : "");
-    nanosleep(&(struct timespec){ .tv_nsec = 8000000 }, NULL);
     return atof(line);
 }
 
@@ -849,9 +861,11 @@ static tl_isa isa_named(const char *name)
 static void start_peers(const char *command)
 {
     signal(SIGPIPE, SIG_IGN);
+    atexit(end_peers);
     for (int p = 0; p < pool_count; p++) start_peer(&peers[p], command, tl_pool_threads(pools[p]));
     for (int p = 0; p < pool_count; p++) {
         int here = hear(&peers[p], peers[p].name, sizeof peers[p].name);
+        halt(&peers[p]);
         if (p == 0 && here) printf("beside %s, the fastest of its variants\n", peers[p].name);
         if (p == 0 && !here) printf("no peer: its columns stay empty\n");
     }
