@@ -2346,7 +2346,7 @@ TINYTL_API void tl_random_shuffle(tl_rng *rng, int *items, int count)
 //  counter, so the load balances itself; each unit writes to its own place, and sums over units are made afterwards in
 //  the order of the units. Which thread did what therefore never shows in the result.
 //
-//  Between loops a worker first watches for the next one for some microseconds, because layers follow each other
+//  Between loops a worker first watches for the next one for a tenth of a millisecond, because layers follow each other
 //  closely, and then sleeps, because an idle library should use no processor.
 // ============================================================================================
 
@@ -2358,7 +2358,9 @@ TINYTL_API void tl_random_shuffle(tl_rng *rng, int *items, int count)
 #endif
 
 #define TL__THREADS_MAX 256
-#define TL__SPINS 200000        // about 0.1 ms: waking a thread takes half of that
+#ifndef TL__SPINS               // fewer under a tool that slows them down
+    #define TL__SPINS 200000    // about 0.1 ms: waking a thread takes half of that
+#endif
 
 typedef struct tl__worker {
     tl_pool *pool;
