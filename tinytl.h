@@ -5433,12 +5433,13 @@ typedef struct tl__depthwise_run {
     }                                                                                                           \
     ATTRIBUTE static void NAME##_outputs(const tl__depthwise_run *p, int k0, int k1)                            \
     {                                                                                                           \
-        for (int k = k0; k < k1; k += LANES) {                                                                  \
-            int i = 0;                                                                                          \
-            for (; i + 8 <= p->count; i += 8) NAME##_block(p, k, i, 8);                                         \
-            for (; i + 4 <= p->count; i += 4) NAME##_block(p, k, i, 4);                                         \
-            for (; i < p->count; i++) NAME##_block(p, k, i, 1);                                                 \
-        }                                                                                                       \
+        int i = 0;                                                                                              \
+        for (; i + 8 <= p->count; i += 8)                                                                       \
+            for (int k = k0; k < k1; k += LANES) NAME##_block(p, k, i, 8);                                      \
+        for (; i + 4 <= p->count; i += 4)                                                                       \
+            for (int k = k0; k < k1; k += LANES) NAME##_block(p, k, i, 4);                                      \
+        for (; i < p->count; i++)                                                                               \
+            for (int k = k0; k < k1; k += LANES) NAME##_block(p, k, i, 1);                                      \
     }                                                                                                           \
     TL__INLINE void NAME##_taps(const tl__depthwise_run *p, int k, int first, int COUNT)                        \
     {                                                                                                           \
@@ -6142,7 +6143,7 @@ static void tl__conv_fast(tl_pool *pool, const tl__simd_kernels *simd, const tl_
 
         #define TL__WINO_A 0.70710678118654752f
         #define TL__WINO_B 1.41421356237309505f
-        #define TL__WINO_VALUES 131072   // transformed inputs and outputs of a chunk: half of the second-level cache
+        #define TL__WINO_VALUES 65536    // transformed inputs and outputs of a chunk, to stay in the second-level cache
         #define TL__WINO_MANY 2e6        // transformed weights that no second-level cache holds
 
 static const float tl__winograd_g[6][3] = {
@@ -6415,7 +6416,8 @@ typedef struct tl__winograd_job {
                                           // that backward_weights reads is to.x[0]
     const float *bias, *scale;
     float ceiling;
-    float *packed;                        // 36 times the panels
+    float *packed;                        // the panels in 36 planes
+    size_t packed_plane;
     int   flip;                           // weights for backward_data
     tl__panels panels;
     float *work;                          // of each worker
@@ -6434,6 +6436,13 @@ static int tl__winograd_unit_rows(int rows, int across, int tile)
         if (padded <= best_padded) { best = r; best_padded = padded; }
     }
     return best;
+}
+
+// Values from one of the 36 planes to the next: an odd number of cache lines, so that what is written to all planes at
+// once does not fall into the same few sets of the cache.
+static size_t tl__winograd_plane(size_t values)
+{
+    return (((values + 15) / 16) | 1) * 16;
 }
 
 static tl__scratch tl__winograd_layout(tl__winograd_job *job, const tl__simd_kernels *simd, const tl__conv *cv,
@@ -6460,19 +6469,21 @@ static tl__scratch tl__winograd_layout(tl__winograd_job *job, const tl__simd_ker
     job->panels = tl__make_panels(simd, in, job->out);
     job->unit_rows = tl__winograd_unit_rows(job->rows, job->across, job->kernels->rows);
     int fitting = TL__WINO_VALUES / (36 * (in + out));
-    size_t tiles = (size_t)job->rows * job->across, one = (size_t)36 * in * out;
+    size_t tiles = (size_t)job->rows * job->across, one = 36 * tl__winograd_plane((size_t)in * out);
     if (pass == TL__BACKWARD_WEIGHTS) {
         job->slabs = tl__clamp((int)(1048576 / one), 4, 16);
         job->slabs = tl__min(job->slabs, job->rows);
-        fitting = tl__max(fitting, in / (in + out) * out);          // then sums and tiles move equally often
+        fitting = tl__max(fitting, (int)((int64_t)in * out / (in + out)));     // then sums and tiles move equally often
         tiles = (size_t)tl__ceil_div(job->rows, job->slabs) * job->across;
     } else {
         tiles = (size_t)tl__min(job->unit_rows, job->rows) * job->across;
     }
     job->chunk = tl__clamp(fitting / step * step, step, 4 * step * 2);
     if (tiles < (size_t)job->chunk) job->chunk = tl__ceil_div((int)tiles, job->kernels->rows) * job->kernels->rows;
-    need.worker = (size_t)(36 * job->chunk + 36) * (in + out);
-    need.shared = pass == TL__BACKWARD_WEIGHTS ? one * job->slabs : 36 * job->panels.stride * job->panels.count + out;
+    size_t chunk = (size_t)job->chunk;
+    need.worker = 36 * (tl__winograd_plane(chunk * in) + tl__winograd_plane(chunk * out) + in + out);
+    job->packed_plane = tl__winograd_plane(job->panels.stride * job->panels.count);
+    need.shared = pass == TL__BACKWARD_WEIGHTS ? one * job->slabs : 36 * job->packed_plane + out;
     return need;
 }
 
@@ -6481,7 +6492,7 @@ static void tl__winograd_weights_unit(void *user, int block, int worker)
 {
     const tl__winograd_job *job = (const tl__winograd_job *)user;
     int lanes = job->panels.lanes;
-    size_t plane = job->panels.stride * job->panels.count, tap_stride = (size_t)job->in * job->out;
+    size_t tap_stride = (size_t)job->in * job->out;
     (void)worker;
     for (int first = 0; first < job->out; first += lanes) {
         int p = first / job->panels.width, vectors = tl__panel_vectors(&job->panels, job->out, p);
@@ -6497,7 +6508,7 @@ static void tl__winograd_weights_unit(void *user, int block, int worker)
             }
             float *u = job->packed + p * job->panels.stride;
             u += ((size_t)i * vectors + (first - p * job->panels.width) / lanes) * lanes;
-            job->kernels->weights(w, scale, u, (ptrdiff_t)plane);
+            job->kernels->weights(w, scale, u, (ptrdiff_t)job->packed_plane);
         }
     }
 }
@@ -6533,7 +6544,8 @@ static void tl__winograd_read(const tl__winograd_job *job, int gradient, int fir
 {
     int lanes = job->panels.lanes, size = gradient ? 4 : 6, h = gradient ? job->oh : job->h;
     int w = gradient ? job->ow : job->w;
-    ptrdiff_t block = (ptrdiff_t)padded_count * lanes, plane = block * (gradient ? job->out_vectors : job->in_vectors);
+    ptrdiff_t block = (ptrdiff_t)padded_count * lanes;
+    ptrdiff_t plane = (ptrdiff_t)tl__winograd_plane((size_t)block * (gradient ? job->out_vectors : job->in_vectors));
     const tl__arrays *from = gradient ? &job->to : &job->from;
     for (int t = 0; t < count; t++) {
         int n, y, x;
@@ -6562,7 +6574,8 @@ static void tl__winograd_write(const tl__winograd_job *job, int first, int count
                                float *patch)
 {
     int lanes = job->panels.lanes;
-    ptrdiff_t block = (ptrdiff_t)padded_count * lanes, plane = block * job->out_vectors;
+    ptrdiff_t block = (ptrdiff_t)padded_count * lanes;
+    ptrdiff_t plane = (ptrdiff_t)tl__winograd_plane((size_t)block * job->out_vectors);
     for (int t = 0; t < count; t++) {
         int n, y, x;
         tl__winograd_place(job, first + t, &n, &y, &x);
@@ -6599,16 +6612,16 @@ static void tl__winograd_unit(void *user, int unit, int worker)
     const tl__winograd_job *job = (const tl__winograd_job *)user;
     int row0 = unit * job->unit_rows, row1 = tl__min(job->rows, row0 + job->unit_rows), step = job->kernels->rows;
     int in = job->in_vectors * job->panels.lanes, out = job->out_vectors * job->panels.lanes;
-    size_t plane = job->panels.stride * job->panels.count;
-    float *v = job->work + job->worker_stride * worker, *patch = v + (size_t)36 * job->chunk * (in + out);
+    float *patch = job->work + job->worker_stride * worker, *v = patch + (size_t)36 * (in + out);
     for (int first = row0 * job->across; first < row1 * job->across; first += job->chunk) {
         int count = tl__min(job->chunk, row1 * job->across - first), padded = tl__ceil_div(count, step) * step;
-        float *m = v + (size_t)36 * padded * in;
+        size_t v_plane = tl__winograd_plane((size_t)padded * in), m_plane = tl__winograd_plane((size_t)padded * out);
+        float *m = v + 36 * v_plane;
         tl__winograd_read(job, 0, first, count, padded, v, patch);
         for (int k = 0; k < 36; k++)
-            job->kernels->product(v + (size_t)k * padded * in, (ptrdiff_t)padded * job->panels.lanes, job->in_vectors,
-                                  job->packed + k * plane, (ptrdiff_t)job->panels.stride,
-                                  m + (size_t)k * padded * out, padded, job->out_vectors);
+            job->kernels->product(v + k * v_plane, (ptrdiff_t)padded * job->panels.lanes, job->in_vectors,
+                                  job->packed + k * job->packed_plane, (ptrdiff_t)job->panels.stride,
+                                  m + k * m_plane, padded, job->out_vectors);
         tl__winograd_write(job, first, count, padded, m, patch);
     }
 }
@@ -6621,17 +6634,18 @@ static void tl__winograd_slab_unit(void *user, int slab, int worker)
     int lanes = job->panels.lanes, in = job->in_vectors * lanes, out = job->out_vectors * lanes;
     int first = (int)((int64_t)job->rows * slab / job->slabs) * job->across, begin = first;
     int end = (int)((int64_t)job->rows * (slab + 1) / job->slabs) * job->across;
-    float *v = job->work + job->worker_stride * worker, *patch = v + (size_t)36 * job->chunk * (in + out);
-    float *partial = job->partial + (size_t)36 * in * out * slab;
+    float *patch = job->work + job->worker_stride * worker, *v = patch + (size_t)36 * (in + out);
+    size_t plane = tl__winograd_plane((size_t)in * out);
+    float *partial = job->partial + 36 * plane * slab;
     for (; first < end; first += job->chunk) {
         int count = tl__min(job->chunk, end - first);
-        float *z = v + (size_t)36 * count * in;
+        size_t v_plane = tl__winograd_plane((size_t)count * in), z_plane = tl__winograd_plane((size_t)count * out);
+        float *z = v + 36 * v_plane;
         tl__winograd_read(job, 0, first, count, count, v, patch);
         tl__winograd_read(job, 1, first, count, count, z, patch);
         for (int k = 0; k < 36; k++)
-            job->kernels->outer(v + (size_t)k * count * in, z + (size_t)k * count * out, (ptrdiff_t)count * lanes,
-                                count, job->in_vectors, job->out_vectors, partial + (size_t)k * in * out,
-                                first > begin);
+            job->kernels->outer(v + k * v_plane, z + k * z_plane, (ptrdiff_t)count * lanes, count, job->in_vectors,
+                                job->out_vectors, partial + k * plane, first > begin);
     }
 }
 
@@ -6640,11 +6654,11 @@ static void tl__winograd_dw_unit(void *user, int i, int worker)
 {
     const tl__winograd_job *job = (const tl__winograd_job *)user;
     int lanes = job->panels.lanes, in = job->in_vectors * lanes, out = job->out_vectors * lanes;
+    ptrdiff_t plane = (ptrdiff_t)tl__winograd_plane((size_t)in * out);
     (void)worker;
     for (int o = 0; o < job->out; o += lanes) {
         float taps[9 * 16];
-        job->kernels->dw(job->partial + (size_t)i * out + o, (ptrdiff_t)in * out, job->slabs, (ptrdiff_t)36 * in * out,
-                         taps);
+        job->kernels->dw(job->partial + (size_t)i * out + o, plane, job->slabs, 36 * plane, taps);
         for (int k = 0; k < 9; k++)
             for (int c = 0; c < lanes && o + c < job->out; c++)
                 job->weights[((size_t)k * job->in + i) * job->out + o + c] += taps[k * lanes + c];
@@ -6677,7 +6691,7 @@ static void tl__winograd(tl_pool *pool, const tl__simd_kernels *simd, const tl__
         return;
     }
     if (arrays->bias) {                                       // padded to whole vectors
-        float *bias = shared + 36 * job.panels.stride * job.panels.count;
+        float *bias = shared + 36 * job.packed_plane;
         for (int o = 0; o < job.out_vectors * simd->lanes; o++) bias[o] = o < job.out ? arrays->bias[o] : 0;
         job.bias = bias;
     }
