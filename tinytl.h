@@ -467,8 +467,8 @@ typedef struct tl_net_desc {
     tl_isa   isa;              // 0: the widest available
     int      exact;            // 1: no Winograd convolutions (their sums differ by up to 3e-6 of a layer's range), and no
                                // batch norms folded into convolutions when prepared for inference (1e-5)
-    int      winograd;         // 0: Winograd convolutions where a rule of cost says so, for each pass (tl_describe shows the
-                               // forward one); 1: wherever they are possible; -1: nowhere
+    int      winograd;         // 0: Winograd convolutions where a rule of cost says so (tl_describe shows it); 1: wherever they
+                               // are possible; -1: nowhere
     int      recompute;        // 1: training forgets the activations inside of each block and computes them again on the
                                // way back: less memory, more time, the same bits. Not on a device
     tl_parallel_fn parallel;   // optional: run units on the caller's own threads instead
@@ -3086,7 +3086,7 @@ static tl__conv tl__node_conv(const tl_net *net, const tl__node *node, int batch
 static const char *tl__kernel_name(const tl_net *net, const tl__node *node, int batch);
 static int tl__loss_is_dense(const tl_loss_desc *desc);
 #if TL__SIMD
-static int tl__uses_winograd(const tl_net *net, const tl__simd_kernels *simd, const tl__conv *cv, tl__conv_pass pass);
+static int tl__uses_winograd(const tl_net *net, const tl__simd_kernels *simd, const tl__conv *cv);
 #endif
 static tl_net *tl__copy_structure(const tl_net *net);
 static tl__node *tl__only_input(tl_net *net);
@@ -4175,7 +4175,7 @@ static int tl__is_joined(const tl_net *net, int i)
         if (net->nodes[j].input[k] != i) continue;
         if (net->nodes[j].op != TL_OP_CONV2D) return 0;
         tl__conv cv = tl__node_conv(net, &net->nodes[j], 1);
-        if (!tl__uses_winograd(net, simd, &cv, TL__BACKWARD_WEIGHTS)) return 0;      // then the other passes do, too
+        if (!tl__uses_winograd(net, simd, &cv)) return 0;
         users++;
     }
 #else
@@ -6144,7 +6144,8 @@ static void tl__conv_fast(tl_pool *pool, const tl__simd_kernels *simd, const tl_
         #define TL__WINO_A 0.70710678118654752f
         #define TL__WINO_B 1.41421356237309505f
         #define TL__WINO_VALUES 65536    // transformed inputs and outputs of a chunk, to stay in the second-level cache
-        #define TL__WINO_MANY 2e6        // transformed weights that no second-level cache holds
+        #define TL__WINO_BLOCK 16        // by plane: tiles of a unit that transforms
+        #define TL__WINO_PARTS 2         // by plane: units of a product
 
 static const float tl__winograd_g[6][3] = {
     { 1, 0, 0 }, { -2 / 3.0f, -2 * TL__WINO_A / 3, -1 / 3.0f }, { -2 / 3.0f, 2 * TL__WINO_A / 3, -1 / 3.0f },
@@ -6386,25 +6387,23 @@ static int tl__winograd_fits(const tl__simd_kernels *simd, const tl__conv *cv)
 }
 
 // The cost rule. The transforms cost about as much as a few dozen channels' worth of products, and transforming the
-// weights pays only if enough tiles use them: more where the 36 planes do not stay in cache, and most for the gradient
-// of the weights, which has several partial sums of that size.
-static int tl__winograd_pays(const tl__conv *cv, tl__conv_pass pass)
+// weights pays only if enough tiles use them.
+static int tl__winograd_pays(const tl__conv *cv)
 {
     const tl__window *s = &cv->s;
-    if (s->oh < 4 || s->ow < 4 || s->c < 16 || cv->out < 16) return 0;
     double tiles = (double)cv->n * tl__ceil_div(s->oh, 4) * tl__ceil_div(s->ow, 4);
-    if (36.0 * s->c * cv->out < TL__WINO_MANY) return tiles >= 32;
-    return tiles >= (pass == TL__BACKWARD_WEIGHTS ? 128 : 64);
+    return s->oh >= 4 && s->ow >= 4 && s->c >= 16 && cv->out >= 16 && tiles >= 32;
 }
 
-static int tl__uses_winograd(const tl_net *net, const tl__simd_kernels *simd, const tl__conv *cv, tl__conv_pass pass)
+static int tl__uses_winograd(const tl_net *net, const tl__simd_kernels *simd, const tl__conv *cv)
 {
-    return net->winograd >= 0 && tl__winograd_fits(simd, cv) && (net->winograd > 0 || tl__winograd_pays(cv, pass));
+    return net->winograd >= 0 && tl__winograd_fits(simd, cv) && (net->winograd > 0 || tl__winograd_pays(cv));
 }
 
 // One pass: `in` channels of the image that is read, `out` of the one that is written (or of the gradient, for
 // backward_weights). Tiles are numbered along rows of tiles, sample after sample. A unit of work is some rows of tiles;
-// it is done in chunks that stay in the second-level cache.
+// it is done in chunks that stay in the second-level cache. Where the weights are many and the tiles few, chunks would
+// read all weights again and again. Then everything is transformed first, and a unit is some of the products of one plane.
 typedef struct tl__winograd_job {
     const tl__simd_kernels *simd;
     const tl__winograd_kernels *kernels;
@@ -6412,6 +6411,8 @@ typedef struct tl__winograd_job {
     int in_vectors, out_vectors;
     int down, across, rows, unit_rows;    // tiles of 4x4 outputs; rows of them in all, and in a unit
     int chunk;                            // tiles
+    int by_plane;                         // the chunk is all tiles, and planes are shared out
+    float *v, *m;                         // by_plane: transformed inputs; products, or transformed gradients
     tl__arrays from, to;                  // the image that is read and the one that is written, as its x; the gradient
                                           // that backward_weights reads is to.x[0]
     const float *bias, *scale;
@@ -6445,6 +6446,14 @@ static size_t tl__winograd_plane(size_t values)
     return (((values + 15) / 16) | 1) * 16;
 }
 
+// By plane, what is transformed goes once through memory. In chunks the weights do for each of them, and the sums of
+// backward_weights for each slab.
+static int tl__winograd_by_plane(const tl__winograd_job *job, int in, int out, tl__conv_pass pass)
+{
+    int64_t tiles = (int64_t)job->rows * job->across;
+    return tiles * (in + out) <= (int64_t)in * out * (pass == TL__BACKWARD_WEIGHTS ? 4 : 1);
+}
+
 static tl__scratch tl__winograd_layout(tl__winograd_job *job, const tl__simd_kernels *simd, const tl__conv *cv,
                                        tl__conv_pass pass)
 {
@@ -6467,23 +6476,25 @@ static tl__scratch tl__winograd_layout(tl__winograd_job *job, const tl__simd_ker
     job->rows = job->n * job->down;
     int in = job->in_vectors * simd->lanes, out = job->out_vectors * simd->lanes, step = 2 * job->kernels->rows;
     job->panels = tl__make_panels(simd, in, job->out);
+    job->packed_plane = tl__winograd_plane(job->panels.stride * job->panels.count);
     job->unit_rows = tl__winograd_unit_rows(job->rows, job->across, job->kernels->rows);
+    job->by_plane = tl__winograd_by_plane(job, in, out, pass);
     int fitting = TL__WINO_VALUES / (36 * (in + out));
     size_t tiles = (size_t)job->rows * job->across, one = 36 * tl__winograd_plane((size_t)in * out);
     if (pass == TL__BACKWARD_WEIGHTS) {
-        job->slabs = tl__clamp((int)(1048576 / one), 4, 16);
-        job->slabs = tl__min(job->slabs, job->rows);
+        job->slabs = job->by_plane ? 1 : tl__min(tl__clamp((int)(1048576 / one), 4, 16), job->rows);
         fitting = tl__max(fitting, (int)((int64_t)in * out / (in + out)));     // then sums and tiles move equally often
         tiles = (size_t)tl__ceil_div(job->rows, job->slabs) * job->across;
     } else {
-        tiles = (size_t)tl__min(job->unit_rows, job->rows) * job->across;
+        if (!job->by_plane) tiles = (size_t)tl__min(job->unit_rows, job->rows) * job->across;
+        tiles = (tiles + job->kernels->rows - 1) / job->kernels->rows * job->kernels->rows;
     }
-    job->chunk = tl__clamp(fitting / step * step, step, 4 * step * 2);
-    if (tiles < (size_t)job->chunk) job->chunk = tl__ceil_div((int)tiles, job->kernels->rows) * job->kernels->rows;
+    job->chunk = job->by_plane ? (int)tiles : tl__min(tl__clamp(fitting / step * step, step, 8 * step), (int)tiles);
     size_t chunk = (size_t)job->chunk;
-    need.worker = 36 * (tl__winograd_plane(chunk * in) + tl__winograd_plane(chunk * out) + in + out);
-    job->packed_plane = tl__winograd_plane(job->panels.stride * job->panels.count);
+    size_t transformed = 36 * (tl__winograd_plane(chunk * in) + tl__winograd_plane(chunk * out));
+    need.worker = (size_t)36 * (in + out) + (job->by_plane ? 0 : transformed);
     need.shared = pass == TL__BACKWARD_WEIGHTS ? one * job->slabs : 36 * job->packed_plane + out;
+    if (job->by_plane) need.shared += transformed;
     return need;
 }
 
@@ -6649,6 +6660,46 @@ static void tl__winograd_slab_unit(void *user, int slab, int worker)
     }
 }
 
+// By plane: transforms the inputs of some tiles, for backward_weights their gradients too.
+static void tl__winograd_read_unit(void *user, int unit, int worker)
+{
+    const tl__winograd_job *job = (const tl__winograd_job *)user;
+    int first = unit * TL__WINO_BLOCK, count = tl__min(TL__WINO_BLOCK, job->rows * job->across - first);
+    size_t at = (size_t)first * job->panels.lanes;
+    float *patch = job->work + job->worker_stride * worker;
+    tl__winograd_read(job, 0, first, count, job->chunk, job->v + at, patch);
+    if (job->slabs) tl__winograd_read(job, 1, first, count, job->chunk, job->m + at, patch);
+}
+
+// A part of the products of one plane: some outputs, or the sums for some inputs.
+static void tl__winograd_product_unit(void *user, int unit, int worker)
+{
+    const tl__winograd_job *job = (const tl__winograd_job *)user;
+    int k = unit / TL__WINO_PARTS, part = unit % TL__WINO_PARTS, lanes = job->panels.lanes;
+    int all = job->slabs ? job->in_vectors : job->panels.count;
+    int first = all * part / TL__WINO_PARTS, end = all * (part + 1) / TL__WINO_PARTS;
+    size_t in = (size_t)job->in_vectors * lanes, out = (size_t)job->out_vectors * lanes, block = (size_t)job->chunk * lanes;
+    const float *v = job->v + k * tl__winograd_plane(job->chunk * in);
+    float *m = job->m + k * tl__winograd_plane(job->chunk * out);
+    (void)worker;
+    if (job->slabs)
+        job->kernels->outer(v + first * block, m, (ptrdiff_t)block, job->chunk, end - first, job->out_vectors,
+                            job->partial + k * tl__winograd_plane(in * out) + first * lanes * out, 0);
+    else
+        job->kernels->product(v, (ptrdiff_t)block, job->in_vectors,
+                              job->packed + k * job->packed_plane + first * job->panels.stride,
+                              (ptrdiff_t)job->panels.stride, m + 2 * first * block, job->chunk,
+                              tl__min(job->out_vectors, 2 * end) - 2 * first);
+}
+
+static void tl__winograd_write_unit(void *user, int unit, int worker)
+{
+    const tl__winograd_job *job = (const tl__winograd_job *)user;
+    int first = unit * TL__WINO_BLOCK, count = tl__min(TL__WINO_BLOCK, job->rows * job->across - first);
+    tl__winograd_write(job, first, count, job->chunk, job->m + (size_t)first * job->panels.lanes,
+                       job->work + job->worker_stride * worker);
+}
+
 // dw += Gt (sum of the slabs) G for one input channel.
 static void tl__winograd_dw_unit(void *user, int i, int worker)
 {
@@ -6685,18 +6736,26 @@ static void tl__winograd(tl_pool *pool, const tl__simd_kernels *simd, const tl__
     job.packed = job.partial = shared;
     job.work = worker;
     job.worker_stride = worker_stride;
-    if (pass == TL__BACKWARD_WEIGHTS) {
-        tl_parallel_for(pool, job.slabs, tl__winograd_slab_unit, &job);
-        tl_parallel_for(pool, job.in, tl__winograd_dw_unit, &job);
-        return;
-    }
-    if (arrays->bias) {                                       // padded to whole vectors
+    int in = job.in_vectors * simd->lanes, out = job.out_vectors * simd->lanes;
+    int blocks = tl__ceil_div(job.rows * job.across, TL__WINO_BLOCK);
+    job.v = shared + (job.slabs ? 36 * tl__winograd_plane((size_t)in * out) : 36 * job.packed_plane + out);   // by plane
+    job.m = job.v + 36 * tl__winograd_plane((size_t)job.chunk * in);
+    if (arrays->bias && !job.slabs) {                         // padded to whole vectors
         float *bias = shared + 36 * job.packed_plane;
-        for (int o = 0; o < job.out_vectors * simd->lanes; o++) bias[o] = o < job.out ? arrays->bias[o] : 0;
+        for (int o = 0; o < out; o++) bias[o] = o < job.out ? arrays->bias[o] : 0;
         job.bias = bias;
     }
-    tl_parallel_for(pool, job.in_vectors, tl__winograd_weights_unit, &job);
-    tl_parallel_for(pool, tl__ceil_div(job.rows, job.unit_rows), tl__winograd_unit, &job);
+    if (!job.slabs) tl_parallel_for(pool, job.in_vectors, tl__winograd_weights_unit, &job);
+    if (job.by_plane) {
+        tl_parallel_for(pool, blocks, tl__winograd_read_unit, &job);
+        tl_parallel_for(pool, 36 * TL__WINO_PARTS, tl__winograd_product_unit, &job);
+        if (!job.slabs) tl_parallel_for(pool, blocks, tl__winograd_write_unit, &job);
+    } else if (job.slabs) {
+        tl_parallel_for(pool, job.slabs, tl__winograd_slab_unit, &job);
+    } else {
+        tl_parallel_for(pool, tl__ceil_div(job.rows, job.unit_rows), tl__winograd_unit, &job);
+    }
+    if (job.slabs) tl_parallel_for(pool, job.in, tl__winograd_dw_unit, &job);
 }
 
 #endif // TL__SIMD
@@ -9212,7 +9271,7 @@ static void tl__run_conv(tl_net *net, tl__conv_pass pass, const tl__conv *cv, co
         tl__depthwise(net->pool, simd, cv, pass, arrays, shared);
         return;
     }
-    if (tl__uses_winograd(net, simd, cv, pass)) {
+    if (tl__uses_winograd(net, simd, cv)) {
         tl__winograd(net->pool, simd, cv, pass, arrays, shared, tl__worker_scratch(net, 0), net->scratch_worker);
         return;
     }
@@ -9239,8 +9298,7 @@ static const char *tl__kernel_name(const tl_net *net, const tl__node *node, int 
 #if TL__SIMD
     const tl__simd_kernels *simd = tl__simd(net->isa);
     tl__conv cv = tl__node_conv(net, node, batch);
-    tl__conv_pass pass = node->op == TL_OP_CONV_TRANSPOSE2D ? TL__BACKWARD_DATA : TL__FORWARD;
-    if (tl__uses_winograd(net, simd, &cv, pass)) return "winograd";
+    if (tl__uses_winograd(net, simd, &cv)) return "winograd";
     if (tl__conv_is_fast(simd, &cv)) return tl__is_depthwise(&cv) ? "depthwise" : "tile";
 #endif
     (void)batch;
@@ -9915,7 +9973,7 @@ static tl__scratch tl__node_scratch(tl_net *net, int index, int batch, int train
             cv.n = n;
             tl__conv_job job;
             tl__scratch one = tl__conv_layout(&job, simd, &cv, (tl__conv_pass)pass);
-            if (tl__uses_winograd(net, simd, &cv, (tl__conv_pass)pass)) {
+            if (tl__uses_winograd(net, simd, &cv)) {
                 tl__winograd_job winograd;
                 one = tl__winograd_layout(&winograd, simd, &cv, (tl__conv_pass)pass);
             }
