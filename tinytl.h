@@ -5260,8 +5260,9 @@ TINYTL_API size_t tl_describe(tl_net *net, int batch, char *text, size_t size)
 //  segment of the tile is a kernel row.
 // ============================================================================================
 
-#define TL__LINE 256
+#define TL__LINE 128
 #define TL__TAPS_MAX 256               // larger kernels take the plain path
+#define TL__WEIGHT_ROWS 42             // rows of weights whose gradients are made for all outputs before the next ones
 #define TL__ROW_BUFFER 32768           // values: what a unit's padded rows may take, to stay in the second-level cache
 #define TL__FEW_PIXELS 512             // outputs: up to here units are panels of weights, not rows of the image
 
@@ -5361,23 +5362,6 @@ static void tl__conv_plain(const tl__conv *cv, tl__conv_pass pass, const tl__arr
     } else {
         tl__conv_backward_weights_plain(cv, x, y, arrays->w, col);
     }
-}
-
-// db[o] += sum over all pixels of dy[.., o]: rows of TL__LINE pixels at working precision, these in double.
-static void tl__bias_backward(const tl_real *dy, size_t pixels, int out, tl_real *db, double *sums)
-{
-    for (int o = 0; o < out; o++) sums[o] = 0;
-    for (size_t p0 = 0; p0 < pixels; p0 += TL__LINE) {
-        size_t p1 = p0 + TL__LINE < pixels ? p0 + TL__LINE : pixels;
-        for (int o0 = 0; o0 < out; o0 += 64) {
-            tl_real line[64] = {0};
-            int width = tl__min(64, out - o0);
-            for (size_t p = p0; p < p1; p++)
-                for (int o = 0; o < width; o++) line[o] += dy[p * out + o0 + o];
-            for (int o = 0; o < width; o++) sums[o0 + o] += (double)line[o];
-        }
-    }
-    for (int o = 0; o < out; o++) db[o] += (tl_real)sums[o];
 }
 
 // Work space of the plain passes: the matrix of one sample and group.
@@ -5667,6 +5651,7 @@ typedef struct tl__conv_job {
     size_t rows_count, worker_stride;
     size_t dy_at;                     // backward_weights: where in them a padded copy of dy begins
     int   slabs;                      // partial sums
+    int   swapped;                    // backward_weights: they are [tap][output][input]
     float *partial;
     size_t partial_stride;
 } tl__conv_job;
@@ -5869,17 +5854,38 @@ static void tl__conv_backward_data_rows(const tl__conv_job *job, int n, int y0, 
     }
 }
 
-// One slab: the sum over its share of (sample, row block) pairs, into its own partial dw and db.
+// The gradient of the weights of few outputs: outputs are the rows of the tile and inputs its vectors, [output][input].
+static void tl__swap_tile(const tl__conv_job *job, const tl__tile *like, const float *dy, const float *under, float *to)
+{
+    const tl__conv *cv = &job->cv;
+    tl__tile tile = *like;
+    ptrdiff_t segment[TL__TAPS_MAX];
+    for (int i = 0; i < tile.segments; i++) segment[i] = (ptrdiff_t)i * cv->s.ow * cv->out;
+    tile.a = dy;
+    tile.a_segment = segment;
+    tile.a_step = cv->out;
+    tile.b_row = (ptrdiff_t)cv->s.sw * cv->s.c;
+    tile.b_segment = tile.segments > 1 ? like->a_segment[1] : 0;
+    tile.c_row = cv->s.c;
+    for (int c = 0; c < cv->s.c; c += job->panels.width) {
+        tile.b = under + c;
+        tile.c = to + c;
+        tile.columns = cv->s.c - c;
+        job->simd->tile_rows(&tile, cv->out, tile.columns > job->panels.lanes ? 2 : 1);
+    }
+}
+
+// One slab: the sum over its share of (sample, row block) pairs, into its own partial dw.
 static void tl__conv_backward_weights_unit(void *user, int slab, int worker)
 {
     const tl__conv_job *job = (const tl__conv_job *)user;
     const tl__conv *cv = &job->cv;
     const tl__window *s = &cv->s;
-    int in_g = s->c / cv->groups, out_g = cv->out / cv->groups, merge = s->dw == 1;
+    int in_g = s->c / cv->groups, out_g = cv->out / cv->groups, merge = s->dw == 1 && !job->swapped;
     int blocks = cv->n * job->units_per_sample;
     int block0 = (int)((int64_t)blocks * slab / job->slabs), block1 = (int)((int64_t)blocks * (slab + 1) / job->slabs);
     float *partial = job->partial + job->partial_stride * slab;
-    int padded_out = tl__ceil_div(out_g, job->panels.lanes) * job->panels.lanes, copy_dy = padded_out != out_g;
+    int padded_out = tl__ceil_div(out_g, job->panels.lanes) * job->panels.lanes, copy_dy = padded_out != out_g && !job->swapped;
     float *x_buffer = job->rows + job->worker_stride * worker;
     float *dy_buffer = x_buffer + job->dy_at;
     ptrdiff_t segment[TL__TAPS_MAX];
@@ -5920,15 +5926,22 @@ static void tl__conv_backward_weights_unit(void *user, int slab, int worker)
         tile.b_segment = (ptrdiff_t)s->ow * dy_pixel;
         tile.c_row = cv->out;
         tile.add = 1;
-        for (int p = 0; p < job->panels.count; p++) {
-            int vectors = tl__panel_vectors(&job->panels, out_g, p), o0 = p * job->panels.width;
-            tile.b = dy + o0;
-            tile.columns = out_g - o0;
-            for (int k = 0; k < (merge ? s->kh : s->kh * s->kw); k++) {
-                int ky = merge ? k : k / s->kw, kx = merge ? 0 : k % s->kw;
-                tile.a = x + ky * s->dh * row_stride + (ptrdiff_t)kx * s->dw * in_g;
-                tile.c = partial + (size_t)(ky * s->kw + kx) * in_g * cv->out + g * out_g + o0;
-                job->simd->tile_rows(&tile, merge ? s->kw * in_g : in_g, vectors);
+        int rows = merge ? s->kw * in_g : in_g;
+        for (int k = 0; k < (merge ? s->kh : s->kh * s->kw); k++) {
+            int ky = merge ? k : k / s->kw, kx = merge ? 0 : k % s->kw;
+            const float *under = x + ky * s->dh * row_stride + (ptrdiff_t)kx * s->dw * in_g;
+            float *to = partial + (size_t)(ky * s->kw + kx) * in_g * cv->out + g * out_g;
+            if (job->swapped) {
+                tl__swap_tile(job, &tile, dy, under, to);
+                continue;
+            }
+            for (int m = 0; m < rows; m += TL__WEIGHT_ROWS)
+            for (int p = 0; p < job->panels.count; p++) {
+                tile.a = under + m;
+                tile.b = dy + p * job->panels.width;
+                tile.c = to + (size_t)m * cv->out + p * job->panels.width;
+                tile.columns = out_g - p * job->panels.width;
+                job->simd->tile_rows(&tile, tl__min(TL__WEIGHT_ROWS, rows - m), tl__panel_vectors(&job->panels, out_g, p));
             }
         }
     }
@@ -5940,9 +5953,13 @@ static void tl__sum_slabs_unit(void *user, int unit, int worker)
     const tl__conv_job *job = (const tl__conv_job *)user;
     size_t i0 = (size_t)unit * 4096, i1 = i0 + 4096 < job->partial_stride ? i0 + 4096 : job->partial_stride;
     (void)worker;
+    size_t in = (size_t)job->cv.s.c, out = (size_t)job->cv.out;
     for (int slab = 0; slab < job->slabs; slab++) {
         const float *partial = job->partial + job->partial_stride * slab;
-        for (size_t i = i0; i < i1; i++) job->y[i] += partial[i];
+        for (size_t i = i0; i < i1; i++) {
+            size_t at = job->swapped ? (i / (in * out) * in + i % in) * out + i / in % out : i;
+            job->y[at] += partial[i];
+        }
     }
 }
 
@@ -5984,7 +6001,8 @@ static tl__scratch tl__conv_layout(tl__conv_job *job, const tl__simd_kernels *si
     if (pass == TL__BACKWARD_WEIGHTS) {
         int padded_out = tl__ceil_div(out_g, simd->lanes) * simd->lanes;
         job->dy_at = job->rows_count;
-        if (padded_out != out_g) job->rows_count += (size_t)job->rows_per_unit * s->ow * padded_out;
+        job->swapped = out_g < simd->lanes && in_g % simd->lanes == 0 && cv->groups == 1;
+        if (padded_out != out_g && !job->swapped) job->rows_count += (size_t)job->rows_per_unit * s->ow * padded_out;
         job->partial_stride = (size_t)taps * in_g * cv->out;
         int most = job->partial_stride <= 65536 ? 16 : job->partial_stride <= 1048576 ? 8 : 4;
         job->slabs = tl__min(most, cv->n * job->units_per_sample);
@@ -6446,12 +6464,17 @@ static size_t tl__winograd_plane(size_t values)
     return (((values + 15) / 16) | 1) * 16;
 }
 
-// By plane, what is transformed goes once through memory. In chunks the weights do for each of them, and the sums of
-// backward_weights for each slab.
-static int tl__winograd_by_plane(const tl__winograd_job *job, int in, int out, tl__conv_pass pass)
+// Up to how many tiles planes are shared out. By plane, what is transformed goes once through memory; in chunks the
+// weights do for each of them, and the sums of backward_weights for each slab.
+static int64_t tl__winograd_by_plane(int in, int out, tl__conv_pass pass)
 {
-    int64_t tiles = (int64_t)job->rows * job->across;
-    return tiles * (in + out) <= (int64_t)in * out * (pass == TL__BACKWARD_WEIGHTS ? 4 : 1);
+    return (int64_t)in * out * (pass == TL__BACKWARD_WEIGHTS ? 4 : 1) / (in + out);
+}
+
+// Values of both sides of the products.
+static size_t tl__winograd_transformed(int tiles, int in, int out)
+{
+    return 36 * (tl__winograd_plane((size_t)tiles * in) + tl__winograd_plane((size_t)tiles * out));
 }
 
 static tl__scratch tl__winograd_layout(tl__winograd_job *job, const tl__simd_kernels *simd, const tl__conv *cv,
@@ -6478,9 +6501,10 @@ static tl__scratch tl__winograd_layout(tl__winograd_job *job, const tl__simd_ker
     job->panels = tl__make_panels(simd, in, job->out);
     job->packed_plane = tl__winograd_plane(job->panels.stride * job->panels.count);
     job->unit_rows = tl__winograd_unit_rows(job->rows, job->across, job->kernels->rows);
-    job->by_plane = tl__winograd_by_plane(job, in, out, pass);
     int fitting = TL__WINO_VALUES / (36 * (in + out));
+    int64_t few = tl__winograd_by_plane(in, out, pass);
     size_t tiles = (size_t)job->rows * job->across, one = 36 * tl__winograd_plane((size_t)in * out);
+    job->by_plane = (int64_t)tiles <= few;
     if (pass == TL__BACKWARD_WEIGHTS) {
         job->slabs = job->by_plane ? 1 : tl__min(tl__clamp((int)(1048576 / one), 4, 16), job->rows);
         fitting = tl__max(fitting, (int)((int64_t)in * out / (in + out)));     // then sums and tiles move equally often
@@ -6490,11 +6514,15 @@ static tl__scratch tl__winograd_layout(tl__winograd_job *job, const tl__simd_ker
         tiles = (tiles + job->kernels->rows - 1) / job->kernels->rows * job->kernels->rows;
     }
     job->chunk = job->by_plane ? (int)tiles : tl__min(tl__clamp(fitting / step * step, step, 8 * step), (int)tiles);
-    size_t chunk = (size_t)job->chunk;
-    size_t transformed = 36 * (tl__winograd_plane(chunk * in) + tl__winograd_plane(chunk * out));
-    need.worker = (size_t)36 * (in + out) + (job->by_plane ? 0 : transformed);
-    need.shared = pass == TL__BACKWARD_WEIGHTS ? one * job->slabs : 36 * job->packed_plane + out;
-    if (job->by_plane) need.shared += transformed;
+    size_t patch = (size_t)36 * (in + out), weights = pass == TL__BACKWARD_WEIGHTS ? one : 36 * job->packed_plane + out;
+    if (job->by_plane) {
+        need.worker = patch;
+        need.shared = weights + tl__winograd_transformed(job->chunk, in, out);
+    } else {                                                  // enough for a smaller batch that goes by plane
+        need.worker = patch + tl__winograd_transformed(job->chunk, in, out);
+        need.shared = tl__max_size(weights * tl__max(job->slabs, 1),
+                                   weights + tl__winograd_transformed((int)few + step, in, out));
+    }
     return need;
 }
 
@@ -9358,6 +9386,8 @@ static void tl__forward_conv(tl_net *net, tl__node *node)
     tl__run_conv(net, transposed ? TL__BACKWARD_DATA : TL__FORWARD, &cv, &arrays);
 }
 
+static void tl__bias_backward(tl_net *net, tl__node *node, tl_real *db);
+
 static void tl__backward_conv(tl_net *net, tl__node *node)
 {
     tl__node *x = &net->nodes[node->input[0]];
@@ -9365,9 +9395,7 @@ static void tl__backward_conv(tl_net *net, tl__node *node)
     const tl_real *w = tl__values(net, node, TL__WEIGHT);
     tl_real *dw = tl__gradient(net, node, TL__WEIGHT), *db = tl__gradient(net, node, TL__BIAS);
     tl__arrays arrays;
-    tl_real *shared = net->arena + net->scratch_at;
-    if (db)
-        tl__bias_backward(node->grad, (size_t)net->batch * node->h * node->w, node->c, db, (double *)(void *)shared);
+    if (db) tl__bias_backward(net, node, db);
     if (node->op == TL_OP_CONV_TRANSPOSE2D) {
         arrays = tl__one_array(node->grad, node->c, 0, x->data, 0, dw, NULL);
         if (dw) tl__run_conv(net, TL__BACKWARD_WEIGHTS, &cv, &arrays);
@@ -9438,6 +9466,22 @@ static size_t tl__bn_scratch(const tl__node *node, int batch)
 {
     return tl__reals_for_doubles((size_t)tl__bn_blocks((size_t)batch * node->h * node->w) * 2 * node->c) +
            4 * (size_t)node->c;
+}
+
+// db[k] += sum over all positions of dy[.., k]: the sums of a batch norm, counted from 0.
+static void tl__bias_backward(tl_net *net, tl__node *node, tl_real *db)
+{
+    tl__work work = tl__bn_work(net, node);
+    int blocks = tl__bn_blocks(work.count);
+    memset(work.shared, 0, (size_t)node->c * sizeof *work.shared);
+    work.rows.origin = work.shared;
+    work.rows.x = node->grad;
+    tl_parallel_for(net->pool, blocks, tl__bn_sums_unit, &work);
+    for (int k = 0; k < node->c; k++) {
+        double total[2];
+        tl__bn_total(work.partial, blocks, node->c, k, total);
+        db[k] += (tl_real)total[0];
+    }
 }
 
 static int tl__bn_units(size_t rows) { return (int)((rows + TL__NORM_ROWS - 1) / TL__NORM_ROWS); }
@@ -9955,7 +9999,7 @@ static tl__scratch tl__node_scratch(tl_net *net, int index, int batch, int train
                                    tl__reals_for_doubles(tl__loss_scratch(node->c, (size_t)batch * node->h * node->w)));
     if (node->op != TL_OP_CONV2D && node->op != TL_OP_CONV_TRANSPOSE2D && node->op != TL_OP_DENSE) return need;
     tl__conv cv = tl__node_conv(net, node, batch);
-    need.shared = tl__max_size(need.shared, tl__reals_for_doubles((size_t)node->c));        // bias gradient
+    if (train && node->tensor[TL__BIAS] >= 0) need.shared = tl__max_size(need.shared, tl__bn_scratch(node, batch));
     int fast = 0;
 #if TL__SIMD
     const tl__simd_kernels *simd = tl__simd(net->isa);
@@ -9967,9 +10011,7 @@ static tl__scratch tl__node_scratch(tl_net *net, int index, int batch, int train
     int transposed = node->op == TL_OP_CONV_TRANSPOSE2D;
     for (int pass = TL__FORWARD; fast && pass <= TL__BACKWARD_WEIGHTS; pass++) {
         if (!train && pass != (transposed ? TL__BACKWARD_DATA : TL__FORWARD)) continue;
-        for (int n = 1; n <= batch; n = n < batch && n < 16 ? n + 1
-                                        : n < batch        ? batch
-                                                           : n + 1) { // smaller batches cut larger units
+        for (int n = 1; n <= batch; n = n < 64 || n == batch ? n + 1 : batch) {      // smaller batches cut larger units
             cv.n = n;
             tl__conv_job job;
             tl__scratch one = tl__conv_layout(&job, simd, &cv, (tl__conv_pass)pass);
