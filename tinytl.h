@@ -5947,6 +5947,11 @@ static void tl__conv_backward_weights_unit(void *user, int slab, int worker)
     }
 }
 
+TL__BASELINE static void tl__add_partial(const float *from, size_t count, float *to)
+{
+    for (size_t i = 0; i < count; i++) to[i] += from[i];
+}
+
 // dw += the slabs, in their order.
 static void tl__sum_slabs_unit(void *user, int unit, int worker)
 {
@@ -5956,10 +5961,8 @@ static void tl__sum_slabs_unit(void *user, int unit, int worker)
     size_t in = (size_t)job->cv.s.c, out = (size_t)job->cv.out;
     for (int slab = 0; slab < job->slabs; slab++) {
         const float *partial = job->partial + job->partial_stride * slab;
-        for (size_t i = i0; i < i1; i++) {
-            size_t at = job->swapped ? (i / (in * out) * in + i % in) * out + i / in % out : i;
-            job->y[at] += partial[i];
-        }
+        if (!job->swapped) tl__add_partial(partial + i0, i1 - i0, job->y + i0);
+        else for (size_t i = i0; i < i1; i++) job->y[(i / (in * out) * in + i % in) * out + i / in % out] += partial[i];
     }
 }
 
