@@ -2586,12 +2586,15 @@ typedef struct tl__simd_kernels {
 
 #if TL__SIMD
 
+#define TL__ALIGNED __attribute__((aligned(64)))
 #ifdef __clang__
     #define TL__UNROLL _Pragma("unroll")
+    #define TL__ROLLED _Pragma("nounroll")
     #define TL__TARGET(names) __attribute__((target(names)))
     #define TL__BASELINE
 #else
     #define TL__UNROLL _Pragma("GCC unroll 64")
+    #define TL__ROLLED _Pragma("GCC unroll 1")
     // contraction: strict C99 mode would otherwise keep multiply and add apart
     #define TL__TARGET(names) __attribute__((target(names), optimize("O3", "fp-contract=fast")))
     #define TL__BASELINE __attribute__((optimize("O3", "fp-contract=fast")))
@@ -6173,45 +6176,43 @@ static const float tl__winograd_g[6][3] = {
     { 1 / 6.0f, TL__WINO_B / 6, 1 / 3.0f }, { 1 / 6.0f, -TL__WINO_B / 6, 1 / 3.0f }, { 0, 0, 1 }
 };
 
-// Six values to six, Bt x.
-#define TL__WINO_INPUT(VECTOR, x, step, y)                                                                      \
+// Six values to six, Bt x. The two may be the same, here and below.
+#define TL__WINO_INPUT(VECTOR, x, y)                                                                            \
     do {                                                                                                        \
-        VECTOR x0 = (x)[0], x1 = (x)[(step)], x2 = (x)[2 * (step)], x3 = (x)[3 * (step)];                       \
-        VECTOR x4 = (x)[4 * (step)], x5 = (x)[5 * (step)];                                                      \
+        VECTOR x0 = (x)[0], x1 = (x)[1], x2 = (x)[2], x3 = (x)[3], x4 = (x)[4], x5 = (x)[5];                    \
         VECTOR e1 = x4 - 2.0f * x2, o1 = TL__WINO_A * (x3 - 2.0f * x1);                                         \
         VECTOR e2 = x4 - 0.5f * x2, o2 = TL__WINO_B * (x3 - 0.5f * x1);                                         \
         (y)[0] = x0 - 2.5f * x2 + x4;                                                                           \
-        (y)[(step)] = e1 + o1;                                                                                  \
-        (y)[2 * (step)] = e1 - o1;                                                                              \
-        (y)[3 * (step)] = e2 + o2;                                                                              \
-        (y)[4 * (step)] = e2 - o2;                                                                              \
-        (y)[5 * (step)] = x1 - 2.5f * x3 + x5;                                                                  \
+        (y)[1] = e1 + o1;                                                                                       \
+        (y)[2] = e1 - o1;                                                                                       \
+        (y)[3] = e2 + o2;                                                                                       \
+        (y)[4] = e2 - o2;                                                                                       \
+        (y)[5] = x1 - 2.5f * x3 + x5;                                                                           \
     } while (0)
 
 // Six values to four, At m.
-#define TL__WINO_OUTPUT(VECTOR, m, step, y)                                                                     \
+#define TL__WINO_OUTPUT(VECTOR, m, y)                                                                           \
     do {                                                                                                        \
-        VECTOR s1 = (m)[(step)] + (m)[2 * (step)], d1 = (m)[(step)] - (m)[2 * (step)];                          \
-        VECTOR s2 = (m)[3 * (step)] + (m)[4 * (step)], d2 = (m)[3 * (step)] - (m)[4 * (step)];                  \
-        VECTOR first = (m)[0], last = (m)[5 * (step)];                                                          \
+        VECTOR s1 = (m)[1] + (m)[2], d1 = (m)[1] - (m)[2], s2 = (m)[3] + (m)[4], d2 = (m)[3] - (m)[4];          \
+        VECTOR first = (m)[0], last = (m)[5];                                                                   \
         (y)[0] = first + s1 + s2;                                                                               \
-        (y)[(step)] = TL__WINO_A * d1 + TL__WINO_B * d2;                                                        \
-        (y)[2 * (step)] = 0.5f * s1 + 2.0f * s2;                                                                \
-        (y)[3 * (step)] = 0.5f * TL__WINO_A * d1 + 2.0f * TL__WINO_B * d2 + last;                               \
+        (y)[1] = TL__WINO_A * d1 + TL__WINO_B * d2;                                                             \
+        (y)[2] = 0.5f * s1 + 2.0f * s2;                                                                         \
+        (y)[3] = 0.5f * TL__WINO_A * d1 + 2.0f * TL__WINO_B * d2 + last;                                        \
     } while (0)
 
 // Four values to six, A y.
-#define TL__WINO_GRADIENT(VECTOR, y, step, z)                                                                   \
+#define TL__WINO_GRADIENT(VECTOR, y, z)                                                                         \
     do {                                                                                                        \
-        VECTOR y0 = (y)[0], y1 = (y)[(step)], y2 = (y)[2 * (step)], y3 = (y)[3 * (step)];                       \
+        VECTOR y0 = (y)[0], y1 = (y)[1], y2 = (y)[2], y3 = (y)[3];                                              \
         VECTOR e1 = y0 + 0.5f * y2, o1 = TL__WINO_A * (y1 + 0.5f * y3);                                         \
         VECTOR e2 = y0 + 2.0f * y2, o2 = TL__WINO_B * (y1 + 2.0f * y3);                                         \
         (z)[0] = y0;                                                                                            \
-        (z)[(step)] = e1 + o1;                                                                                  \
-        (z)[2 * (step)] = e1 - o1;                                                                              \
-        (z)[3 * (step)] = e2 + o2;                                                                              \
-        (z)[4 * (step)] = e2 - o2;                                                                              \
-        (z)[5 * (step)] = y3;                                                                                   \
+        (z)[1] = e1 + o1;                                                                                       \
+        (z)[2] = e1 - o1;                                                                                       \
+        (z)[3] = e2 + o2;                                                                                       \
+        (z)[4] = e2 - o2;                                                                                       \
+        (z)[5] = y3;                                                                                            \
     } while (0)
 
 // A transformed chunk lies in blocks of one vector of channels: element k, block b, tile t begins at k*plane + b*block
@@ -6227,12 +6228,18 @@ static const float tl__winograd_g[6][3] = {
                                        ptrdiff_t plane, ptrdiff_t block)                                        \
     {                                                                                                           \
         for (; vectors > 0; vectors--, d += LANES, v += block) {                                                \
-            VECTOR t[36];                                                                                       \
-            TL__UNROLL for (int i = 0; i < 6; i++)                                                              \
-                TL__UNROLL for (int j = 0; j < 6; j++) t[i * 6 + j] = *(const VECTOR *)(d + i * row + j * pixel); \
-            TL__UNROLL for (int j = 0; j < 6; j++) TL__WINO_INPUT(VECTOR, t + j, 6, t + j);                     \
-            TL__UNROLL for (int i = 0; i < 6; i++) TL__WINO_INPUT(VECTOR, t + 6 * i, 1, t + 6 * i);             \
-            TL__UNROLL for (int i = 0; i < 36; i++) *(VECTOR *)(v + i * plane) = t[i];                          \
+            VECTOR t[36] TL__ALIGNED, x[6];                                                                     \
+            TL__ROLLED for (int j = 0; j < 6; j++) {                                                            \
+                const float *from = d + j * pixel;                                                              \
+                TL__UNROLL for (int i = 0; i < 6; i++) x[i] = *(const VECTOR *)(from + i * row);                \
+                TL__WINO_INPUT(VECTOR, x, x);                                                                   \
+                TL__UNROLL for (int i = 0; i < 6; i++) t[6 * i + j] = x[i];                                     \
+            }                                                                                                   \
+            TL__ROLLED for (int i = 0; i < 6; i++) {                                                            \
+                float *to = v + 6 * i * plane;                                                                  \
+                TL__WINO_INPUT(VECTOR, t + 6 * i, x);                                                           \
+                TL__UNROLL for (int j = 0; j < 6; j++) *(VECTOR *)(to + j * plane) = x[j];                      \
+            }                                                                                                   \
         }                                                                                                       \
     }                                                                                                           \
     ATTRIBUTE static void NAME##_output(const float *m, ptrdiff_t plane, ptrdiff_t block, int vectors,          \
@@ -6240,34 +6247,42 @@ static const float tl__winograd_g[6][3] = {
                                         const float *add, float limit)                                          \
     {                                                                                                           \
         for (int b = 0; b < vectors; b++, m += block) {                                                         \
-            VECTOR t[36], zero = {0}, shift = bias ? *(const VECTOR *)(bias + b * LANES) : zero;                \
+            VECTOR t[24] TL__ALIGNED, x[6], zero = {0}, shift = bias ? *(const VECTOR *)(bias + b * LANES) : zero;\
             VECTOR ceiling = zero + limit;                                                                      \
-            TL__UNROLL for (int i = 0; i < 36; i++) t[i] = *(const VECTOR *)(m + i * plane);                    \
-            TL__UNROLL for (int j = 0; j < 6; j++) TL__WINO_OUTPUT(VECTOR, t + j, 6, t + j);                    \
-            TL__UNROLL for (int i = 0; i < 4; i++) TL__WINO_OUTPUT(VECTOR, t + 6 * i, 1, t + 6 * i);            \
-            TL__UNROLL for (int i = 0; i < 24; i++) t[i] += shift;                                              \
-            if (add) {                                                                                          \
-                const float *from = add + b * LANES;                                                            \
-                TL__UNROLL for (int i = 0; i < 4; i++, from += row)                                             \
-                    TL__UNROLL for (int j = 0; j < 4; j++) t[6 * i + j] += *(const VECTOR *)(from + j * pixel); \
+            TL__ROLLED for (int j = 0; j < 6; j++) {                                                            \
+                const float *from = m + j * plane;                                                              \
+                TL__UNROLL for (int i = 0; i < 6; i++) x[i] = *(const VECTOR *)(from + 6 * i * plane);          \
+                TL__WINO_OUTPUT(VECTOR, x, x);                                                                  \
+                TL__UNROLL for (int i = 0; i < 4; i++) t[6 * i + j] = x[i];                                     \
             }                                                                                                   \
-            if (limit > 0)                                                                                      \
-                TL__UNROLL for (int i = 0; i < 24; i++) t[i] = TL__CLIP(TL__CHOOSE, VECTOR, t[i], zero, ceiling); \
-            float *to = y + b * LANES;                                                                          \
-            TL__UNROLL for (int i = 0; i < 4; i++, to += row)                                                   \
-                TL__UNROLL for (int j = 0; j < 4; j++) *(VECTOR *)(to + j * pixel) = t[6 * i + j];              \
+            TL__ROLLED for (int i = 0; i < 4; i++) {                                                            \
+                float *to = y + i * row + b * LANES;                                                            \
+                const float *from = add ? add + i * row + b * LANES : to;                                       \
+                TL__WINO_OUTPUT(VECTOR, t + 6 * i, x);                                                          \
+                TL__UNROLL for (int j = 0; j < 4; j++) x[j] += shift;                                           \
+                if (add) TL__UNROLL for (int j = 0; j < 4; j++) x[j] += *(const VECTOR *)(from + j * pixel);    \
+                if (limit > 0)                                                                                  \
+                    TL__UNROLL for (int j = 0; j < 4; j++) x[j] = TL__CLIP(TL__CHOOSE, VECTOR, x[j], zero, ceiling);\
+                TL__UNROLL for (int j = 0; j < 4; j++) *(VECTOR *)(to + j * pixel) = x[j];                      \
+            }                                                                                                   \
         }                                                                                                       \
     }                                                                                                           \
     ATTRIBUTE static void NAME##_gradient(const float *y, ptrdiff_t row, ptrdiff_t pixel, int vectors,          \
                                           float *z, ptrdiff_t plane, ptrdiff_t block)                           \
     {                                                                                                           \
         for (; vectors > 0; vectors--, y += LANES, z += block) {                                                \
-            VECTOR t[36];                                                                                       \
-            TL__UNROLL for (int i = 0; i < 4; i++)                                                              \
-                TL__UNROLL for (int j = 0; j < 4; j++) t[i * 6 + j] = *(const VECTOR *)(y + i * row + j * pixel); \
-            TL__UNROLL for (int j = 0; j < 4; j++) TL__WINO_GRADIENT(VECTOR, t + j, 6, t + j);                  \
-            TL__UNROLL for (int i = 0; i < 6; i++) TL__WINO_GRADIENT(VECTOR, t + 6 * i, 1, t + 6 * i);          \
-            TL__UNROLL for (int i = 0; i < 36; i++) *(VECTOR *)(z + i * plane) = t[i];                          \
+            VECTOR t[24] TL__ALIGNED, x[6];                                                                     \
+            TL__ROLLED for (int j = 0; j < 4; j++) {                                                            \
+                const float *from = y + j * pixel;                                                              \
+                TL__UNROLL for (int i = 0; i < 4; i++) x[i] = *(const VECTOR *)(from + i * row);                \
+                TL__WINO_GRADIENT(VECTOR, x, x);                                                                \
+                TL__UNROLL for (int i = 0; i < 6; i++) t[4 * i + j] = x[i];                                     \
+            }                                                                                                   \
+            TL__ROLLED for (int i = 0; i < 6; i++) {                                                            \
+                float *to = z + 6 * i * plane;                                                                  \
+                TL__WINO_GRADIENT(VECTOR, t + 4 * i, x);                                                        \
+                TL__UNROLL for (int j = 0; j < 6; j++) *(VECTOR *)(to + j * plane) = x[j];                      \
+            }                                                                                                   \
         }                                                                                                       \
     }                                                                                                           \
     ATTRIBUTE static void NAME##_weights(const float *w, const float *scale, float *u, ptrdiff_t plane)         \
