@@ -5603,7 +5603,9 @@ static void tl__pack_panel(const tl__panels *panels, const float *w, ptrdiff_t w
     int valid = tl__min(width, outputs - o0);
     for (int k = 0; k < depth; k++, to += width) {
         const float *from = w + k * w_depth + o0 * w_output;
-        if (w_output == 1) memcpy(to, from, (size_t)valid * sizeof *to);
+        if (w_output == 1 && valid == 16) memcpy(to, from, 16 * sizeof *to);      // of known size: no call
+        else if (w_output == 1 && valid == 32) memcpy(to, from, 32 * sizeof *to);
+        else if (w_output == 1) memcpy(to, from, (size_t)valid * sizeof *to);
         else for (int o = 0; o < valid; o++) to[o] = from[o * w_output];
         for (int o = valid; o < width; o++) to[o] = 0;
     }
