@@ -2719,6 +2719,8 @@ static const tl__simd_kernels tl__kernels_avx2 = { 8, 2, tl__tile_rows_avx2 };
 static const tl__simd_kernels tl__kernels_avx512 = { 16, 2, tl__tile_rows_avx512 };
 #endif
 
+#else
+    #define TL__UNROLL
 #endif // TL__SIMD
 
 // The kernels of an instruction set; NULL means the plain ones.
@@ -6883,29 +6885,44 @@ typedef struct tl__bn_rows {
 } tl__bn_rows;
 
 // For channels k0 .. k1-1, whole vectors. A channel's sums stay in a register for a run of rows; then they go on in double.
+// Up to four vectors go side by side, which reads whole cache lines.
 #define TL__DEFINE_BATCH_NORM(NAME, ATTRIBUTE, VECTOR, LANES, CHOOSE)                                           \
+    TL__INLINE void NAME##_run(const tl__bn_rows *p, size_t run, int k, int NV)                                 \
+    {                                                                                                           \
+        VECTOR zero = {0}, ceiling = zero + p->ceiling, s[4], q[4], origin[4], scale[4], shift[4];              \
+        TL__UNROLL for (int v = 0; v < NV; v++) {                                                               \
+            s[v] = q[v] = scale[v] = shift[v] = zero;                                                           \
+            origin[v] = *(const VECTOR *)(p->origin + k + v * LANES);                                           \
+            if (p->ceiling > 0) scale[v] = *(const VECTOR *)(p->scale + k + v * LANES);                         \
+            if (p->ceiling > 0) shift[v] = *(const VECTOR *)(p->shift + k + v * LANES);                         \
+        }                                                                                                       \
+        size_t at = run * p->c + k, count = p->rows - run < TL__BN_RUN ? p->rows - run : TL__BN_RUN;            \
+        for (size_t row = 0; row < count; row++, at += p->c)                                                    \
+            TL__UNROLL for (int v = 0; v < NV; v++) {                                                           \
+                VECTOR x = *(const VECTOR *)(p->x + at + v * LANES), d = x - origin[v], g = d;                  \
+                if (p->dy) {                                                                                    \
+                    g = *(const VECTOR *)(p->dy + at + v * LANES);                                              \
+                    VECTOR y = x * scale[v] + shift[v];                                                         \
+                    if (p->ceiling > 0) g = CHOOSE(VECTOR, (y <= zero) | (y >= ceiling), zero, g);              \
+                }                                                                                               \
+                s[v] += g;                                                                                      \
+                q[v] += g * d;                                                                                  \
+            }                                                                                                   \
+        TL__UNROLL for (int v = 0; v < NV; v++) {                                                               \
+            double *sum = p->sums + k + v * LANES, *product = sum + p->c;                                       \
+            for (int i = 0; i < LANES; i++) sum[i] += (double)((const tl_real *)&s[v])[i];                      \
+            for (int i = 0; i < LANES; i++) product[i] += (double)((const tl_real *)&q[v])[i];                  \
+        }                                                                                                       \
+    }                                                                                                           \
     ATTRIBUTE static void NAME##_sums(const tl__bn_rows *p, int k0, int k1)                                     \
     {                                                                                                           \
         for (size_t run = 0; run < p->rows; run += TL__BN_RUN)                                                  \
-        for (int k = k0; k < k1; k += LANES) {                                                                  \
-            VECTOR zero = {0}, s = zero, q = zero, origin = *(const VECTOR *)(p->origin + k);                   \
-            VECTOR scale = zero, shift = zero, ceiling = zero + p->ceiling;                                     \
-            if (p->ceiling > 0) scale = *(const VECTOR *)(p->scale + k), shift = *(const VECTOR *)(p->shift + k);      \
-            size_t at = run * p->c + k, count = p->rows - run < TL__BN_RUN ? p->rows - run : TL__BN_RUN;        \
-            for (size_t row = 0; row < count; row++, at += p->c) {                                              \
-                VECTOR x = *(const VECTOR *)(p->x + at), d = x - origin, g = d;                                 \
-                if (p->dy) {                                                                                    \
-                    g = *(const VECTOR *)(p->dy + at);                                                          \
-                    VECTOR y = x * scale + shift;                                                               \
-                    if (p->ceiling > 0) g = CHOOSE(VECTOR, (y <= zero) | (y >= ceiling), zero, g);              \
-                }                                                                                               \
-                s += g;                                                                                         \
-                q += g * d;                                                                                     \
+            for (int k = k0; k < k1; ) {                                                                        \
+                int left = (k1 - k) / LANES;                                                                    \
+                if (left >= 4) NAME##_run(p, run, k, 4), k += 4 * LANES;                                        \
+                else if (left >= 2) NAME##_run(p, run, k, 2), k += 2 * LANES;                                   \
+                else NAME##_run(p, run, k, 1), k += LANES;                                                      \
             }                                                                                                   \
-            double *sum = p->sums + k, *product = sum + p->c;                                                   \
-            for (int i = 0; i < LANES; i++) sum[i] += (double)((const tl_real *)&s)[i];                         \
-            for (int i = 0; i < LANES; i++) product[i] += (double)((const tl_real *)&q)[i];                     \
-        }                                                                                                       \
     }                                                                                                           \
     ATTRIBUTE static void NAME##_apply(const tl__bn_rows *p, int k0, int k1)                                    \
     {                                                                                                           \
