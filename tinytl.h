@@ -8229,8 +8229,9 @@ static double tl__cross_entropy_at(const tl__loss_job *job, size_t p)
 {
     const tl_real *x = job->x + p * job->c, *prob = job->prob;
     double *q = job->scratch, all = (double)*job->all, sum_q = 0, loss = 0, smoothing = (double)job->desc->smoothing;
+    double share = smoothing > 0 ? smoothing / job->c : 0;
     for (int k = 0; k < job->c; k++) {
-        q[k] = ((1 - smoothing) * tl__loss_target(job, p, k) + smoothing / job->c) * tl__class_weight(job, k);
+        q[k] = ((1 - smoothing) * tl__loss_target(job, p, k) + share) * tl__class_weight(job, k);
         if (q[k] != 0) loss += q[k] * (all - (double)x[k]);
         sum_q += q[k];
     }
