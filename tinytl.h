@@ -1146,7 +1146,8 @@ enum {                      // rungs of the picture, for `skip`
 
 // A world of grains and how a microscope sees it. Every range is drawn anew for each image (domain randomisation). All
 // zero gives a sensible default for each field. An effect whose value is drawn at or below 0 is switched off: {-1, -1}
-// means never, {-1, 1} half of the images (not for diameter, direction, object_size, line, grey and boundary).
+// means never, {-1, 1} half of the images (not for diameter, direction, object_size, fringe_period, line, grey and
+// boundary).
 typedef struct tl_grains_desc {
     int      width, height;     // 0: 256 x 256
     int      channels;          // 1 or 3; 0: 1. With 3, hue follows orientation
@@ -1183,12 +1184,15 @@ typedef struct tl_grains_desc {
     tl_range texture;           // standard deviation of the smooth texture inside grains
     tl_range relief;            // how much darker grains are at their edges
     tl_range fringes;           // amplitude of lattice fringes in particles
+    tl_range fringe_period;     // their spacing, pixels
     tl_range speckle;           // standard deviation of the speckle of an amorphous support
     // Boundaries.
     tl_range line;              // width of the drawn boundary line, pixels; at most a sixth of the diameter
     tl_range ragged;            // unevenness of the line: 0 even; 1 from a third to three times the width, frayed
     tl_range zones;             // unevenness across the image: places where the attack went far
     tl_range mottle;            // bright specks inside the line
+    tl_range hollow;            // how much lighter wide lines are along their middle: double edges, chains of loops
+    tl_range pitting;           // share of the area beside the line that is pitted; thins out into the grain
     tl_range boundary;          // -1 black .. 1 white, as a share of the way from the grain's grey; the 40 % next to 0
                                 // are left out of a range across 0. Images with bright lines have 1 - grey
     tl_range gaps;              // share of the boundary that is too faint to see
@@ -1203,6 +1207,7 @@ typedef struct tl_grains_desc {
     tl_range scan;              // shifts of the rows, pixels
     // Microscope.
     tl_range blur;              // standard deviation of the point spread, pixels
+    tl_range smoothing;         // the same after the detector: by the camera, a resampling or JPEG; correlates the noise
     tl_range electrons;         // detector: electrons per pixel at full scale (Poisson)
     tl_range read_noise;        // detector: Gaussian, in units of full scale
 } tl_grains_desc;
@@ -16309,11 +16314,12 @@ TINYTL_API tl_result tl_augment(tl_record *record, const tl_transform *transform
 //
 //      contrast    one grey (or colour) per grain: at random, by orientation, or by phase
 //      texture     smooth noise inside grains, relief; the fringes and the speckle of a TEM image
-//      boundary    the etched groove: wide here, thin there, ragged, mottled, with gaps, filled where three grains meet
+//      boundary    the etched groove: wide here, thin there, ragged, mottled, hollow, with gaps, pits beside it, filled where
+//                  three grains meet
 //      decoration  precipitates, pores and second-phase grains with their rims
 //      artefacts   scratches, pits, etch damage, contamination, uneven light, charging, distortion of the scan
 //      blur        the point spread function of the microscope
-//      detector    Poisson counting of electrons or photons, Gaussian read noise, clipping to 8 bits
+//      detector    Poisson counting of electrons or photons, Gaussian read noise, smoothing, clipping to 8 bits
 //
 //  Each rung draws from its own random numbers, so that leaving one out changes nothing in the others. Whatever is
 //  drawn and not labelled teaches the network what is no boundary. What no range reaches becomes its blind spot:
@@ -16611,6 +16617,8 @@ static const tl__range_rule tl__grain_rules[] = {
       { { -0.2f, 0.3f }, { -0.2f, 0.15f }, { -1.0f, -1.0f }, { -1.0f, -1.0f } } },
     { "fringes", -1.0f, 1.0f,
       { { -1.0f, -1.0f }, { -1.0f, -1.0f }, { -1.0f, -1.0f }, { -0.05f, 0.1f } } },
+    { "fringe_period", 2.0f, 1000.0f,
+      { { 3.0f, 7.0f }, { 3.0f, 7.0f }, { 3.0f, 7.0f }, { 3.0f, 7.0f } } },
     { "speckle", -1.0f, 1.0f,
       { { -1.0f, -1.0f }, { -1.0f, -1.0f }, { -1.0f, -1.0f }, { 0.03f, 0.12f } } },
     { "line", 0.5f, 1000.0f,
@@ -16621,6 +16629,10 @@ static const tl__range_rule tl__grain_rules[] = {
       { { -0.4f, 1.0f }, { -0.4f, 0.4f }, { -1.0f, -1.0f }, { -1.0f, -1.0f } } },
     { "mottle", -1.0f, 1.0f,
       { { -0.3f, 0.9f }, { -0.3f, 0.3f }, { -1.0f, -1.0f }, { -1.0f, -1.0f } } },
+    { "hollow", -1.0f, 1.0f,
+      { { -0.9f, 0.9f }, { -0.9f, 0.6f }, { -1.0f, -1.0f }, { -1.0f, -1.0f } } },
+    { "pitting", -1.0f, 1.0f,
+      { { -0.4f, 0.6f }, { -0.5f, 0.2f }, { -1.0f, -1.0f }, { -1.0f, -1.0f } } },
     { "boundary", -1.0f, 1.0f,
       { { -1.0f, -0.35f }, { -0.8f, 0.5f }, { -0.15f, -0.01f }, { -0.3f, -0.01f } } },
     { "gaps", -1.0f, 1.0f,
@@ -16643,6 +16655,8 @@ static const tl__range_rule tl__grain_rules[] = {
       { { -1.0f, -1.0f }, { -0.6f, 0.6f }, { -1.0f, -1.0f }, { -0.5f, 0.3f } } },
     { "blur", -1.0f, 50.0f,
       { { 0.3f, 2.0f }, { 0.3f, 1.8f }, { 0.4f, 1.6f }, { 0.4f, 1.2f } } },
+    { "smoothing", -10.0f, 10.0f,
+      { { -0.5f, 1.2f }, { -0.8f, 0.8f }, { -0.3f, 0.9f }, { -1.0f, -1.0f } } },
     { "electrons", -1.0f, 1e8f,
       { { 150.0f, 4000.0f }, { 8.0f, 500.0f }, { 200.0f, 4000.0f }, { 20.0f, 600.0f } } },
     { "read_noise", -1.0f, 1.0f,
@@ -16732,7 +16746,8 @@ enum {
     TL__DRAW_ORIENTATION, TL__DRAW_TWINS, TL__DRAW_SUBGRAINS, TL__DRAW_PHASES, TL__DRAW_PRECIPITATES, TL__DRAW_PORES,
     TL__DRAW_MARK,
     TL__DRAW_TONE, TL__DRAW_TEXTURE, TL__DRAW_FRINGES, TL__DRAW_DEPTH, TL__DRAW_LINE, TL__DRAW_SIDES, TL__DRAW_GAPS,
-    TL__DRAW_RAGGED, TL__DRAW_ZONES, TL__DRAW_MOTTLE, TL__DRAW_DECORATION, TL__DRAW_SCRATCHES, TL__DRAW_SPOTS,
+    TL__DRAW_RAGGED, TL__DRAW_ZONES, TL__DRAW_MOTTLE, TL__DRAW_HOLLOW, TL__DRAW_PITTING, TL__DRAW_DECORATION,
+    TL__DRAW_SCRATCHES, TL__DRAW_SPOTS,
     TL__DRAW_RINGS, TL__DRAW_ISLANDS, TL__DRAW_LIGHT, TL__DRAW_DIRT, TL__DRAW_SCAN, TL__DRAW_BLUR, TL__DRAW_DETECTOR,
     TL__DRAW_READ_NOISE
 };
@@ -16768,6 +16783,13 @@ static tl_result tl__draft_init(tl__draft *job, const tl_grains_desc *desc, uint
 static float tl__draw(tl_rng *rng, tl_range range)
 {
     return tl_random_uniform(rng, range.lo, range.hi);
+}
+
+// Evenly in the logarithm, for what is as often halved as doubled.
+static float tl__draw_scale(tl_rng *rng, tl_range range)
+{
+    float part = tl_random_uniform(rng, 0, 1);
+    return range.lo > 0 ? range.lo * powf(range.hi / range.lo, part) : range.lo + part * (range.hi - range.lo);
 }
 
 // Normal deviates (Box-Muller). Taking the random bits in batches lets the processor work on several blocks at once.
@@ -17733,13 +17755,18 @@ static tl_result tl__bend(const tl__canvas *canvas, float bend, int margin, tl_w
 {
     int width = world->width, height = world->height;
     size_t pixels = tl__world_pixels(world);
-    float *u = bend > 0 ? (float *)tl__alloc(pixels, 2 * sizeof(float)) : NULL, *v = u ? u + pixels : NULL;
+    float *u = bend > 0 ? (float *)tl__alloc(pixels, 3 * sizeof(float)) : NULL, *v = u ? u + pixels : NULL;
     tl_result result = TL_OK;
     if (bend > 0) {
         tl_rng x = tl__draft_rng(canvas->job, TL__DRAW_BEND_X), y = tl__draft_rng(canvas->job, TL__DRAW_BEND_Y);
         if (!u) return tl__fail(NULL, TL_ERR_MEMORY, "grains: no memory for %zu pixels", pixels);
         result = tl__smooth_noise(&x, 0.4f * canvas->diameter, width, height, u);
         if (result == TL_OK) result = tl__smooth_noise(&y, 0.4f * canvas->diameter, width, height, v);
+        float jagged = tl_random_uniform(&x, 0, 0.35f);                   // a finer wave on top
+        for (int k = 0; k < 2 && result == TL_OK; k++) {
+            result = tl__smooth_noise(k ? &y : &x, 0.08f * canvas->diameter, width, height, v + pixels);
+            for (size_t i = 0; result == TL_OK && i < pixels; i++) u[(size_t)k * pixels + i] += jagged * v[pixels + i];
+        }
     }
     for (size_t i = 0; result == TL_OK && i < pixels; i++) {
         int x = (int)(i % (size_t)width) + margin, y = (int)(i / (size_t)width) + margin;
@@ -17893,29 +17920,30 @@ static void tl__stamp_body(tl_world *world, const tl__body *b, uint8_t phase, in
     }
 }
 
-// Bodies over the wanted share of the area. Of up to eight places the one nearest to a grain boundary is taken:
-// second phases and pores sit there.
+// Bodies over the wanted share of the area. In two of three images some or most of them sit on grain boundaries, where
+// they overlap more and cover less.
 static void tl__add_bodies(const tl__draft *job, tl_world *world, int draw, tl_range share, tl_shape shape,
                            uint8_t phase)
 {
     tl_rng rng = tl__draft_rng(job, draw);
-    float fraction = tl__draw(&rng, share), size = tl__draw(&rng, job->desc.object_size);
+    static const double areas[TL_SHAPE_COUNT] = { 0, 0.785, 0.942, 0.927, 0.805 };     // of size 1 and mean stretch
+    float fraction = tl__draw(&rng, share), size = tl__draw_scale(&rng, job->desc.object_size);
     if (fraction <= 0) return;
-    uint32_t pixels = (uint32_t)tl__world_pixels(world), places = 1 + tl_random_below(&rng, 8);
-    uint32_t count = tl_random_poisson(&rng, (double)fraction * pixels / (0.9 * tl__square((double)size)));
     if (shape == TL_SHAPE_ANY) shape = (tl_shape)(1 + (int)tl_random_below(&rng, TL_SHAPE_COUNT - 1));
+    float spread = tl_random_uniform(&rng, 0.15f, 0.6f), there = tl_random_uniform(&rng, -0.5f, 1);
+    uint32_t pixels = (uint32_t)tl__world_pixels(world), edges = (uint32_t)world->edge_count;
+    double mean = areas[shape] * tl__square((double)size) * exp(2 * tl__square((double)spread));
+    uint32_t count = tl_random_poisson(&rng, -log1p(-(double)fraction) * pixels / mean);     // they overlap
     for (uint32_t k = 0; k < count; k++) {
         tl__body body;
-        uint32_t best = 0;
-        for (uint32_t j = 0; j < places; j++) {
-            uint32_t place = tl_random_below(&rng, pixels);
-            if (j == 0 || world->distance[place] < world->distance[best]) best = place;
-        }
+        uint32_t place = tl_random_below(&rng, pixels);
+        const tl_edge *edge = edges ? world->edges + tl_random_below(&rng, edges) : NULL;
+        int on_edge = tl_random_uniform(&rng, 0, 1) < there && edge;
         tl__draw_body(&body, shape, &rng);
-        body.radius = 0.5f * size * expf(0.3f * tl_random_normal(&rng));
+        body.radius = 0.5f * size * expf(spread * tl_random_normal(&rng));
         if (shape == TL_SHAPE_ROD) body.radius /= sqrtf(body.stretch);
-        body.x = (float)(best % (uint32_t)world->width);
-        body.y = (float)(best / (uint32_t)world->width);
+        body.x = on_edge ? edge->x : (float)(place % (uint32_t)world->width);
+        body.y = on_edge ? edge->y : (float)(place / (uint32_t)world->width);
         tl__stamp_body(world, &body, phase, -1);
     }
 }
@@ -17943,6 +17971,7 @@ static tl_result tl__make_particles(tl__canvas *canvas)
         int good = 1;
         tl__draw_body(b, desc->shape, &rng);
         b->radius = 0.5f * canvas->diameter * expf((spread > 0 ? spread : 0) * tl_random_normal(&rng));
+        if (b->shape == TL_SHAPE_ROD) b->radius /= sqrtf(b->stretch);
         if (b->radius < 1.5f) b->radius = 1.5f;
         b->x = tl_random_uniform(&rng, 0, (float)canvas->width);
         b->y = tl_random_uniform(&rng, 0, (float)canvas->height);
@@ -17966,7 +17995,7 @@ static tl_result tl__make_world(const tl__draft *job, tl_world *world)
     memset(&canvas, 0, sizeof canvas);
     canvas.job = job;
     tl_rng rng = tl__draft_rng(job, TL__DRAW_SIZE);
-    float d = tl__draw(&rng, desc->diameter), bend = tl__draw(&rng, desc->bend), relax = tl__draw(&rng, desc->relax);
+    float d = tl__draw_scale(&rng, desc->diameter), bend = tl__draw(&rng, desc->bend), relax = tl__draw(&rng, desc->relax);
     if (desc->grains) d = sqrtf((float)desc->width * (float)desc->height / (0.78539816f * (float)desc->grains));
     bend = bend > 0 && !desc->periodic ? bend * d : 0;
     int margin = (int)ceilf(2.5f * bend) + (relax > 0 && !desc->periodic ? 4 : 0);   // the Potts model is periodic
@@ -18110,7 +18139,7 @@ static float tl__draw_line(const tl__draft *job, const tl_world *world, float *d
 {
     tl_rng rng = tl__draft_rng(job, TL__DRAW_DEPTH);
     *depth = tl__draw(&rng, job->desc.boundary);
-    float line = tl__draw(&rng, job->desc.line);
+    float line = tl__draw_scale(&rng, job->desc.line);
     return line < world->diameter / 6 ? line : world->diameter / 6;      // else small grains drown
 }
 
@@ -18157,12 +18186,12 @@ static tl_result tl__add_contrast(tl__picture *view)
 }
 
 // Lattice fringes inside particles, each with its own direction, and the speckle of amorphous carbon: noise that
-// is smooth over two pixels minus its mean over five.
+// is smooth over two pixels minus half of another that is smooth over five.
 static tl_result tl__add_lattice(tl__picture *view)
 {
     tl_rng rng = tl__picture_rng(view, TL__DRAW_FRINGES);
     float fringes = tl__draw(&rng, view->job->desc.fringes), speckle = tl__draw(&rng, view->job->desc.speckle);
-    float period = tl_random_uniform(&rng, 3, 7);
+    float period = tl__draw(&rng, view->job->desc.fringe_period);
     if (speckle > 0) {
         tl_result result = tl__picture_noise(view, &rng, 1.6f, 0);
         if (result == TL_OK) result = tl__picture_noise(view, &rng, 5, 1);
@@ -18171,7 +18200,7 @@ static tl_result tl__add_lattice(tl__picture *view)
     for (size_t i = 0; i < view->pixels && (speckle > 0 || fringes > 0); i++) {
         float x = (float)(i % (size_t)view->width), y = (float)(i / (size_t)view->width);
         float angle = 2 * view->world->angle[i];
-        float sum = speckle > 0 ? speckle * (view->field[0][i] - 0.5f * view->field[1][i]) : 0;
+        float sum = speckle > 0 ? 0.894427f * speckle * (view->field[0][i] - 0.5f * view->field[1][i]) : 0;
         if (fringes > 0 && view->world->phase[i])
             sum += fringes * cosf(6.2831853f / period * (x * cosf(angle) + y * sinf(angle)));
         for (int c = 0; c < view->planes; c++) view->image[(size_t)c * view->pixels + i] += sum;
@@ -18183,14 +18212,14 @@ static tl_result tl__add_lattice(tl__picture *view)
 static tl_result tl__add_texture(tl__picture *view)
 {
     tl_rng rng = tl__picture_rng(view, TL__DRAW_TEXTURE);
-    float texture = 0.7071f * tl__draw(&rng, view->job->desc.texture), relief = tl__draw(&rng, view->job->desc.relief);
+    float texture = tl__draw(&rng, view->job->desc.texture), relief = tl__draw(&rng, view->job->desc.relief);
     float wide = view->world->diameter * tl_random_uniform(&rng, 0.1f, 0.4f);
-    float share = tl_random_uniform(&rng, 0.3f, 1.1f);
+    float coarse = tl_random_uniform(&rng, 0.2f, 0.95f), fine = sqrtf(1 - coarse * coarse);
     tl_result result = tl__picture_noise(view, &rng, wide, 0);
     if (result == TL_OK) result = tl__picture_noise(view, &rng, 2.5f, 1);
     if (result != TL_OK) return result;
     for (size_t i = 0; i < view->pixels; i++) {
-        float sum = texture > 0 ? texture * (share * view->field[0][i] + (1.4f - share) * view->field[1][i]) : 0;
+        float sum = texture > 0 ? texture * (coarse * view->field[0][i] + fine * view->field[1][i]) : 0;
         if (relief > 0) sum -= relief * expf(-view->world->distance[i] / (0.1f * view->world->diameter));
         for (int c = 0; c < view->planes; c++) {
             float *p = view->image + (size_t)c * view->pixels + i;
@@ -18226,10 +18255,36 @@ static void tl__mark_junctions(tl__picture *view, float reach)
     }
 }
 
+// The value that a normal variable falls below with this chance; the logistic curve stays within 0.01 of the normal one.
+static float tl__quantile_of(float share) { return logf(share / (1 - share)) / 1.702f; }
+
+// Etch pits beside the groove, whose half-width is field[0]: fine noise below the quantile of a share that falls off
+// into the grain. Some grains are attacked more than others.
+static tl_result tl__add_pitting(tl__picture *view)
+{
+    tl_rng rng = tl__picture_rng(view, TL__DRAW_PITTING);
+    float pitting = tl__draw(&rng, view->job->desc.pitting), uneven = tl_random_uniform(&rng, 0, 1);
+    float reach = view->line * tl_random_uniform(&rng, 0.3f, 1.5f);
+    float depth = view->depth * tl_random_uniform(&rng, 0.5f, 1), spacing = tl_random_uniform(&rng, 1.2f, 2.6f);
+    if (pitting <= 0) return TL_OK;
+    tl_result result = tl__picture_noise(view, &rng, spacing, 1);
+    for (size_t i = 0; result == TL_OK && i < view->pixels; i++) {
+        float away = view->world->distance[i] - view->field[0][i];
+        if (view->world->nearest[i] < 0 || away > 5 * reach) continue;
+        uint32_t mixed = ((uint32_t)view->world->ids[i] + 1) * 0x9E3779B1u;             // a number of the grain
+        float share = pitting * (1 - uneven * (float)(mixed >> 24) / 256) * expf(-(away > 0 ? away : 0) / reach);
+        if (share < 0.002f) continue;
+        float cover = tl__clamp01(0.5f + 2 * (tl__quantile_of(share < 0.99f ? share : 0.99f) - view->field[1][i]));
+        if (cover > 0) tl__shift_pixel(view, i, depth * cover);
+    }
+    return result;
+}
+
 // The groove. It has its own width and depth on each boundary; towards a corner both go over into the mean, and the
 // corner is filled round. Smooth noise frays the edges; wider noise makes zones where the attack went far; a fine one
 // leaves bright specks; another one hides the groove in gaps, where a normal variable falls below the quantile of
-// their share.
+// their share. Wide lines may be lighter in their middle, closed here and there by noise. Beside them the grain is
+// pitted.
 static tl_result tl__add_boundaries(tl__picture *view)
 {
     const tl_grains_desc *desc = &view->job->desc;
@@ -18237,10 +18292,12 @@ static tl_result tl__add_boundaries(tl__picture *view)
     tl_rng ragged_rng = tl__picture_rng(view, TL__DRAW_RAGGED), gap_rng = tl__picture_rng(view, TL__DRAW_GAPS);
     tl_rng zone_rng = tl__picture_rng(view, TL__DRAW_ZONES), mottle_rng = tl__picture_rng(view, TL__DRAW_MOTTLE);
     float ragged = tl__draw(&ragged_rng, desc->ragged), gaps = tl__draw(&gap_rng, desc->gaps), line = view->line;
+    tl_rng hollow_rng = tl__picture_rng(view, TL__DRAW_HOLLOW);
     float zones = tl__draw(&zone_rng, desc->zones), mottle = tl__draw(&mottle_rng, desc->mottle);
+    float hollow = tl__draw(&hollow_rng, desc->hollow);
     if (ragged < 0) ragged = 0;
     float share = gaps < 0.001f ? 0.001f : gaps > 0.999f ? 0.999f : gaps;
-    float quantile = logf(share / (1 - share)) / 1.702f;     // the logistic curve stays within 0.01 of the normal one
+    float quantile = tl__quantile_of(share);
     float fray_size = 0.25f * line > 2 ? 0.25f * line : 2;
     float *looks = (float *)tl__alloc((size_t)world->edge_count, 2 * sizeof(float));
     if (!looks) return tl__fail(NULL, TL_ERR_MEMORY, "grains: no memory for %d edges", world->edge_count);
@@ -18255,7 +18312,7 @@ static tl_result tl__add_boundaries(tl__picture *view)
         const float *look = looks + 2 * (size_t)world->nearest[i];
         float corner = view->field[2][i], normal = look[0] < 2 ? look[0] : 2;
         float width = line * expf(0.6f * ragged * normal * (1 - corner));
-        float deep = 1 - 0.5f * ragged * look[1] * (1 - corner);
+        float deep = 1 - 0.9f * ragged * look[1] * look[1] * look[1] * (1 - corner);          // few are faint
         view->field[0][i] = 0.5f * width * (1 - 0.3f * fray) + 0.5f * line * corner * corner;
         if (gaps > 0) deep *= tl__clamp01(0.5f + 3 * (gap - quantile));
         if (fray > 0) deep *= tl__clamp01(1 - 0.4f * fray);
@@ -18266,6 +18323,12 @@ static tl_result tl__add_boundaries(tl__picture *view)
         float far_off = zones * view->field[1][i];
         view->field[0][i] *= expf(far_off < 1.4f ? far_off : 1.4f);
     }
+    if (result == TL_OK && hollow > 0) result = tl__picture_noise(view, &hollow_rng, line > 4 ? line : 4, 1);
+    for (size_t i = 0; result == TL_OK && hollow > 0 && i < view->pixels; i++) {
+        float half = view->field[0][i], middle = tl__clamp01(0.7f * half - 0.5f - world->distance[i]);
+        if (half > 0) view->field[2][i] *= 1 - hollow * middle * tl__clamp01(0.7f + view->field[1][i]);
+    }
+    if (result == TL_OK) result = tl__add_pitting(view);
     if (result == TL_OK) result = tl__picture_noise(view, &mottle_rng, tl_random_uniform(&mottle_rng, 1.2f, 3.5f), 1);
     for (size_t i = 0; result == TL_OK && i < view->pixels; i++) {
         if (view->field[0][i] <= 0) continue;
@@ -18318,16 +18381,23 @@ static tl_result tl__add_decoration(tl__picture *view)
         return result;
     }
     float inside[4] = { 0, tl_random_uniform(&rng, -0.5f, 0.4f), tl_random_uniform(&rng, -0.7f, 0.3f), -0.9f };
+    for (int k = 1; k < 3; k++) inside[k] += inside[k] < 0 ? -0.08f : 0.08f;                // a phase can be seen
     float rim[4] = { 0, -0.15f, tl_random_uniform(&rng, -0.9f, 0), -0.5f };
-    float width = tl_random_uniform(&rng, 1, 5), rough = tl_random_uniform(&rng, 0, 0.5f);
-    if (view->job->desc.source == TL_PARTICLES) inside[2] = -fabsf(inside[2]) - 0.1f;
+    float width = tl_random_uniform(&rng, 1, 7), rough = tl_random_uniform(&rng, 0, 0.5f);
+    float core = tl_random_uniform(&rng, 0, 1.5f), fall = tl_random_uniform(&rng, 2, 15);    // grey of the middle
+    if (view->job->desc.source == TL_PARTICLES) {
+        inside[2] = -fabsf(inside[2]) - 0.1f;
+        width = rough = 0;
+        core = 1;
+    }
     result = tl__picture_noise(view, &rng, 5, 0);
     if (result == TL_OK) result = tl__picture_noise(view, &rng, 2.5f, 1);
     for (size_t i = 0; result == TL_OK && i < view->pixels; i++) {
         int kind = world->phase[i] & 3, other = 0;
         float d = e.distance[i], soft = tl__clamp01(0.5f + d);
         if (kind) {
-            tl__shift_pixel(view, i, inside[kind] * soft * (1 - rough * tl__clamp01(view->field[0][i])));
+            float tone = inside[kind] * soft * (1 - rough * tl__clamp01(view->field[0][i]));
+            tl__shift_pixel(view, i, kind == TL_PHASE_PORE ? tone : tone * (core + (1 - core) * expf(-d / fall)));
         } else if (d < 2 * width) {
             other = e.edges[e.nearest[i]].b & 3;
         }
@@ -18341,9 +18411,10 @@ static tl_result tl__add_decoration(tl__picture *view)
 
 // ---- artefacts -----------------------------------------------------------------------------
 
-// A straight line through (x, y), walked along its longer axis; kept inside one grain unless that is negative.
+// A straight line through (x, y), walked along its longer axis; kept inside one grain unless that is negative; with
+// `dash`, dashes of so many pixels, half of them missing.
 static void tl__add_line(tl__picture *view, float x, float y, float angle, float length, float width, float depth,
-                         int grain)
+                         int grain, uint32_t dash)
 {
     float dx = fabsf(cosf(angle)), dy = fabsf(sinf(angle));
     int steep = dy > dx;
@@ -18355,6 +18426,7 @@ static void tl__add_line(tl__picture *view, float x, float y, float angle, float
     int from = (int)ceilf(along - half > 0 ? along - half : 0);
     int to = (int)floorf(along + half < (float)last_along ? along + half : (float)last_along);
     for (int a = from; a <= to; a++) {
+        if (dash && ((((uint32_t)a / dash + 1) * 0x9E3779B1u) ^ ((uint32_t)across * 0x85EBCA6Bu)) >> 31) continue;
         float centre = across + ((float)a - along) * slope;
         float lo = centre - reach > 0 ? centre - reach : 0;
         float hi = centre + reach < (float)last_across ? centre + reach : (float)last_across;
@@ -18397,11 +18469,12 @@ static void tl__add_scratches(tl__picture *view)
         float strength = tl_random_uniform(&rng, -0.9f, 0.5f), depth = strength * fabsf(strength);   // mostly faint
         float spacing = tl_random_uniform(&rng, 2, 3 + 0.15f * diameter);
         int lines = 1 + (int)tl_random_below(&rng, 5);
+        uint32_t dash = tl_random_below(&rng, 3) ? 0 : 2 + tl_random_below(&rng, 6);       // rows of pits
         for (int k = 0; k < lines; k++) {
             float shift = spacing * tl_random_uniform(&rng, (float)k, (float)k + 1);
             float tilt = 0.02f * tl_random_normal(&rng), part = tl_random_uniform(&rng, 0.3f, 1);
             tl__add_line(view, x - shift * sinf(angle), y + shift * cosf(angle), angle + tilt, length * part, width,
-                         depth, grain);
+                         depth, grain, dash);
         }
     }
 }
@@ -18456,7 +18529,7 @@ static void tl__add_spots(tl__picture *view)
     }
 }
 
-// Bright pieces of unetched metal where grains meet: triangles with hollow sides.
+// Bright pieces of unetched metal where grains meet: triangles with hollow sides and sharp corners.
 static void tl__add_islands(tl__picture *view)
 {
     tl_rng rng = tl__picture_rng(view, TL__DRAW_ISLANDS);
@@ -18469,8 +18542,9 @@ static void tl__add_islands(tl__picture *view)
         int right = tl__min((int)(p[0] + size), view->width - 1);
         for (int y = tl__max((int)(p[1] - size), 0); y <= bottom; y++) {
             for (int x = tl__max((int)(p[0] - size), 0); x <= right; x++) {
-                float dx = (float)x - p[0], dy = (float)y - p[1], spike = cosf(1.5f * (atan2f(dy, dx) + turn));
-                float cover = tl__clamp01(size * (0.4f + 0.6f * spike * spike) - hypotf(dx, dy));
+                float dx = (float)x - p[0], dy = (float)y - p[1];
+                float spike = 1 - fabsf(sinf(1.5f * (atan2f(dy, dx) + turn)));
+                float cover = tl__clamp01(size * (0.35f + 0.65f * spike) - hypotf(dx, dy));
                 for (int c = 0; c < view->planes && cover > 0; c++) {
                     float *v = view->image + (size_t)c * view->pixels + (size_t)y * (size_t)view->width + (size_t)x;
                     *v += cover * (tone - *v);
@@ -18492,14 +18566,17 @@ static tl_result tl__add_light(tl__picture *view)
     for (size_t i = 0; i < view->pixels; i++) view->field[0][i] = shading > 0 ? 1 + shading * view->field[0][i] : 1;
     for (uint32_t s = 0; s < stains; s++) {
         float x, y, radius = tl_random_uniform(&dirt, 6, 40), depth = tl_random_uniform(&dirt, -0.6f, 0.25f);
+        float stretch = tl_random_uniform(&dirt, 1, 2.5f), angle = tl_random_uniform(&dirt, 0, 3.1415927f);
+        float c = cosf(angle) / stretch, slant = sinf(angle) / stretch, reach = 2 * radius * stretch;
         tl__draw_place(view, &dirt, &x, &y);
-        int bottom = tl__min((int)(y + 2 * radius), view->height - 1);
-        int right = tl__min((int)(x + 2 * radius), view->width - 1);
-        for (int py = tl__max((int)(y - 2 * radius), 0); py <= bottom; py++) {
+        int bottom = tl__min((int)(y + reach), view->height - 1), right = tl__min((int)(x + reach), view->width - 1);
+        stretch *= stretch;
+        for (int py = tl__max((int)(y - reach), 0); py <= bottom; py++) {
             float *row = view->field[0] + (size_t)py * (size_t)view->width;
-            for (int px = tl__max((int)(x - 2 * radius), 0); px <= right; px++) {
+            for (int px = tl__max((int)(x - reach), 0); px <= right; px++) {
                 float dx = ((float)px - x) / radius, dy = ((float)py - y) / radius;
-                row[px] *= 1 + depth * expf(-2 * (dx * dx + dy * dy));
+                float u = c * dx + slant * dy, v = stretch * (c * dy - slant * dx);      // along, and stretch^2 as thin
+                row[px] *= 1 + depth * expf(-2 * (u * u + v * v));
             }
         }
     }
@@ -18606,17 +18683,20 @@ static tl_result tl__add_blur(tl__picture *view)
     return result;
 }
 
-// Grey g becomes Poisson(N g) / N + Normal(0, read_noise).
+// Grey g becomes Poisson(N g) / N + Normal(0, read_noise), smoothed.
 static tl_result tl__add_detector(tl__picture *view)
 {
     tl_rng rng = tl__picture_rng(view, TL__DRAW_DETECTOR), read_rng = tl__picture_rng(view, TL__DRAW_READ_NOISE);
-    float electrons = tl__draw(&rng, view->job->desc.electrons), read = tl__draw(&read_rng, view->job->desc.read_noise);
+    float electrons = tl__draw_scale(&rng, view->job->desc.electrons);
+    float read = tl__draw(&read_rng, view->job->desc.read_noise), smoothing = tl__draw(&read_rng, view->job->desc.smoothing);
     for (int c = 0; c < view->planes; c++) {
         float *image = view->image + (size_t)c * view->pixels;
         for (size_t i = 0; electrons > 0 && i < view->pixels; i++)
             image[i] = (float)tl_random_poisson(&rng, (double)(electrons * image[i])) / electrons;
         if (read > 0) tl__fill_normal(&read_rng, view->field[0], view->pixels);
         for (size_t i = 0; read > 0 && i < view->pixels; i++) image[i] += read * view->field[0][i];
+        tl_result result = tl__smooth(image, view->width, view->height, smoothing, view->field[0]);
+        if (result != TL_OK) return result;
     }
     return TL_OK;
 }
@@ -18740,6 +18820,7 @@ TINYTL_API size_t tl_grains_manifest(const tl_grains_desc *desc, char *text, siz
         { "bend", "no curved boundaries but those of the source" }, { "twins", "no annealing twins" },
         { "subgrains", "no sub-grains" }, { "second_phase", "no second phase" }, { "precipitates", "no precipitates" },
         { "pores", "no pores" }, { "gaps", "no gaps in boundaries" }, { "zones", "no widely etched zones" },
+        { "hollow", "no double edges" }, { "pitting", "no pits along boundaries" },
         { "scratches", "no scratches or slip lines" }, { "spots", "no pits or particles" },
         { "contamination", "no stains" }, { "charging", "no charging" }, { "scan", "no scan distortion" }
     };

@@ -18,6 +18,7 @@ static tl_grains_desc nothing_special(int width, int height, float diameter)
     d.line.lo = d.line.hi = 2;
     d.boundary.lo = d.boundary.hi = -0.8f;
     d.object_size.lo = d.object_size.hi = 12;
+    d.fringe_period.lo = d.fringe_period.hi = 5;
     return d;
 }
 
