@@ -315,6 +315,736 @@ static void test_rungs(void)
     tl_image_free(&picture);
 }
 
+// ---- bodies and particles ------------------------------------------------------------------
+
+// A world of one grain, without boundaries.
+static tl_world empty_world(int width, int height)
+{
+    tl_world w;
+    int32_t *ids = (int32_t *)calloc((size_t)width * (size_t)height, sizeof *ids);
+    CHECK(ids && !tl_world_from_ids(&w, ids, width, height), "%s", tl_error(NULL));
+    free(ids);
+    return w;
+}
+
+// Precipitates of one shape over a fifth of an empty world: the share that they cover.
+static double covered(tl_shape shape, uint32_t index)
+{
+    enum { S = 400 };
+    tl_grains_desc d = nothing_special(S, S, 40);
+    tl__draft job;
+    tl_world w = empty_world(S, S);
+    int inside = 0;
+    CHECK(!tl__draft_init(&job, &d, 0, index), "%s", tl_error(NULL));
+    tl__add_bodies(&job, &w, TL__DRAW_PRECIPITATES, (tl_range){ 0.2f, 0.2f }, shape, TL_PHASE_PRECIPITATE);
+    for (int i = 0; i < S * S; i++) inside += w.phase[i] == TL_PHASE_PRECIPITATE;
+    tl_world_free(&w);
+    return (double)inside / (S * S);
+}
+
+// Area, length / width and direction of bodies against closed forms (the rod is a rectangle with half discs at its ends,
+// the cube a curve x^4 + y^4 = 1), and the share of the area that many cover.
+static void test_bodies(void)
+{
+    enum { S = 160 };
+    const double pi = 3.14159265358979;
+    static int32_t ids[S * S];
+    tl_rng rng = tl_rng_at(9, TL_RANDOM_USER, 0, 0, 0);
+    for (int shape = TL_SHAPE_SPHERE; shape < TL_SHAPE_COUNT; shape++) {
+        for (int k = 0; k < 6; k++) {
+            tl_world w = empty_world(S, S);
+            tl_measurement m;
+            tl__body b;
+            tl__draw_body(&b, (tl_shape)shape, &rng);
+            b.x = 79.3f;
+            b.y = 80.6f;
+            b.radius = shape == TL_SHAPE_ROD ? 9 : 20;
+            tl__stamp_body(&w, &b, TL_PHASE_PRECIPITATE, -1);
+            for (int i = 0; i < S * S; i++) ids[i] = w.phase[i] == TL_PHASE_PRECIPITATE;
+            CHECK(!tl_measure_ids(ids, S, S, &m) && m.grains == 2, "shape %d: %d parts", shape, m.grains - 1);
+            const tl_grain_size *g = &m.each[1];
+            double r = (double)b.radius, s = (double)b.stretch, half = r * (s - 1), area = pi * r * r, aspect = s * s;
+            if (shape == TL_SHAPE_CUBE) area = 3.70815 * r * r;
+            if (shape == TL_SHAPE_BLOB) for (int j = 0; j < 3; j++) area += pi * r * r * pow((double)b.wave[j], 2) / 2;
+            if (shape == TL_SHAPE_ROD) {
+                double ends = pi * pow(r, 4) / 4;
+                double along = 4 * r * pow(half, 3) / 3 + pi * r * r * half * half + 8 * half * pow(r, 3) / 3 + ends;
+                area += 4 * r * half;
+                aspect = sqrt(along / (4 * half * pow(r, 3) / 3 + ends));
+                CHECK(s >= 2.5 && s <= 6, "a rod %g times as long as wide", s);
+            }
+            CHECK(fabs(g->area / area - 1) < 0.03, "shape %d: area %g of %g", shape, g->area, area);
+            if (shape != TL_SHAPE_BLOB) {
+                double off = fabs(fmod(g->angle - atan2((double)b.s, (double)b.c) * 180 / pi + 450, 180) - 90);
+                CHECK(fabs(g->aspect / aspect - 1) < 0.04, "shape %d: aspect %g of %g", shape, g->aspect, aspect);
+                CHECK(aspect < 1.2 || off < 3, "shape %d: %g degrees off", shape, off);
+            }
+            tl_measurement_free(&m);
+            tl_world_free(&w);
+        }
+        double share = 0;
+        for (uint32_t k = 0; k < 8; k++) share += covered((tl_shape)shape, k) / 8;
+        CHECK(fabs(share - 0.2) < 0.02, "shape %d: %.3f of the area, not 0.2", shape, share);
+        printf("  bodies of shape %d: %.3f of the area, 0.2 wanted\n", shape, share);
+    }
+}
+
+// Second-phase grains are whole grains, as many as wanted; precipitates sit on boundaries in most images; the mask shows both.
+static void test_phases(void)
+{
+    enum { S = 320 };
+    tl_grains_desc d = nothing_special(S, S, 24);
+    tl_image mask;
+    memset(&mask, 0, sizeof mask);
+    d.second_phase.lo = d.second_phase.hi = 0.3f;
+    tl_world w = make(&d, 1);
+    double grains = 0, second = 0;
+    int *of = (int *)calloc((size_t)w.grains, sizeof *of), bad = 0;
+    for (int i = 0; i < S * S; i++) {
+        int bit = w.phase[i] == TL_PHASE_SECOND ? 2 : w.phase[i] == TL_PHASE_MATRIX ? 1 : 4;
+        of[w.ids[i]] |= bit;
+    }
+    for (int i = 0; i < w.grains; i++) {
+        bad += of[i] > 2;
+        grains += of[i] > 0;
+        second += of[i] == 2;
+    }
+    CHECK(bad == 0 && fabs(second / grains - 0.3) < 0.08, "%d grains of two phases; %g of the grains are of the second one", bad, second / grains);
+    CHECK(!tl_world_mask(&w, TL_PHASES, 5, &mask), "%s", tl_error(NULL));
+    for (int i = 0; i < S * S; i++) bad += ((uint8_t *)mask.pixels)[i] != (w.phase[i] > 0);
+    CHECK(bad == 0, "the mask differs from the phases at %d pixels", bad);
+    free(of);
+    tl_world_free(&w);
+    d.skip = TL_RUNG_ALL & ~(unsigned)TL_RUNG_DECORATION;     // and it can be told from the matrix, in any image
+    for (uint32_t k = 0; k < 8; k++) {
+        double grey[2] = { 0, 0 }, pixels[2] = { 0, 0 };
+        w = make(&d, k);
+        CHECK(!tl_render(&d, 0, k, &w, &mask), "%s", tl_error(NULL));
+        for (int i = 0; i < S * S; i++) {
+            int other = w.phase[i] == TL_PHASE_SECOND;
+            grey[other] += ((uint8_t *)mask.pixels)[i];
+            pixels[other]++;
+        }
+        double contrast = grey[1] / pixels[1] - grey[0] / pixels[0];
+        CHECK(fabs(contrast) > 3, "the second phase differs by %g grey levels from the matrix", contrast);
+        tl_world_free(&w);
+    }
+    d.skip = 0;
+    double near_by = 0, objects = 0, all_near = 0;
+    d.second_phase.lo = d.second_phase.hi = -1;
+    d.precipitates.lo = d.precipitates.hi = 0.06f;
+    d.diameter.lo = d.diameter.hi = 60;
+    d.object_size.lo = d.object_size.hi = 5;
+    for (uint32_t k = 0; k < 12; k++) {
+        w = make(&d, k);
+        for (int i = 0; i < S * S; i++) {
+            int is_near = w.distance[i] < 3;
+            all_near += (double)is_near / (12 * S * S);
+            objects += w.phase[i] == TL_PHASE_PRECIPITATE;
+            near_by += is_near && w.phase[i] == TL_PHASE_PRECIPITATE;
+        }
+        tl_world_free(&w);
+    }
+    CHECK(near_by / objects > 1.5 * all_near, "%g of the precipitates and %g of everything are at boundaries", near_by / objects, all_near);
+    tl_image_free(&mask);
+}
+
+// Cubic B-splines on a lattice of random numbers correlate as the B-spline of degree 7.
+static double spline7(double x)
+{
+    double sum = 0, sign = 1;
+    for (int k = 0; k <= 8; k++) {
+        if (x + 4 - k > 0) sum += sign * pow(x + 4 - k, 7);
+        sign *= -(8.0 - k) / (k + 1);
+    }
+    return sum / 5040;
+}
+
+// Spacing and direction of the strongest wave inside a particle.
+static void strongest_wave(const tl_world *w, const uint8_t *grey, int32_t id, double *period, double *degrees)
+{
+    double most = -1, mean = 0, n = 0;
+    for (int i = 0; i < w->width * w->height; i++) {
+        if (w->ids[i] != id) continue;
+        mean += grey[i];
+        n++;
+    }
+    mean /= n;
+    for (double p = 3; p < 7; p += 0.1) {
+        for (double a = 0; a < 180; a += 4) {
+            double kx = 6.2831853 / p * cos(a * 0.0174532925), ky = 6.2831853 / p * sin(a * 0.0174532925), re = 0, im = 0;
+            for (int i = 0; i < w->width * w->height; i++) {
+                if (w->ids[i] != id) continue;
+                double phase = kx * (i % w->width) + ky * (i / w->width);
+                re += (grey[i] - mean) * cos(phase);
+                im += (grey[i] - mean) * sin(phase);
+            }
+            if (re * re + im * im <= most) continue;
+            most = re * re + im * im;
+            *period = p;
+            *degrees = a;
+        }
+    }
+}
+
+// Nanoparticles on amorphous carbon: discs of the wanted size where the labels say, fringes inside, speckle outside.
+static void test_particles(void)
+{
+    enum { S = 300 };
+    tl_grains_desc d = nothing_special(S, S, 28);
+    tl_image picture, mask;
+    memset(&picture, 0, sizeof picture);
+    memset(&mask, 0, sizeof mask);
+    d.look = TL_LOOK_TEM;
+    d.source = TL_PARTICLES;
+    d.shape = TL_SHAPE_SPHERE;
+    d.skip = TL_RUNG_DECORATION | TL_RUNG_BOUNDARY;
+    d.grey.lo = d.grey.hi = 0.5f;
+    d.fringes.lo = d.fringes.hi = 0.15f;
+    d.fringe_period.lo = d.fringe_period.hi = 4.5f;
+    tl_world w = make(&d, 0);
+    static int32_t parts[S * S];
+    int bad = 0, tried = 0;
+    CHECK(w.grains - 1 >= 25 && w.grains - 1 <= 37, "%d particles, a quarter of the area would be 36", w.grains - 1);
+    CHECK(tl__components(w.ids, S, S, 0, parts) == w.grains, "particles touch or are in pieces");
+    CHECK(!tl_render(&d, 0, 0, &w, &picture) && !tl_world_mask(&w, TL_PHASES, 5, &mask), "%s", tl_error(NULL));
+    const uint8_t *grey = (const uint8_t *)picture.pixels, *m = (const uint8_t *)mask.pixels;
+    for (int i = 0; i < S * S; i++) {
+        bad += (w.phase[i] == TL_PHASE_PRECIPITATE) != (w.ids[i] > 0) || m[i] != (w.ids[i] > 0);
+        bad += w.ids[i] == 0 && grey[i] != 128;
+    }
+    CHECK(bad == 0, "%d pixels with a wrong phase or mask, or marks on the bare support", bad);
+    for (int32_t id = 1; id < w.grains && tried < 5; id++) {
+        double area = 0, period = 0, degrees = 0;
+        int cut = 0, inside = 0;
+        for (int i = 0; i < S * S; i++) {
+            if (w.ids[i] != id) continue;
+            area++;
+            inside = i;
+            cut |= i % S == 0 || i % S == S - 1 || i < S || i >= S * S - S;
+        }
+        if (cut) continue;
+        CHECK(fabs(area / 615.75 - 1) < 0.04, "particle %d: %g pixels, not those of a circle of 28", (int)id, area);
+        strongest_wave(&w, grey, id, &period, &degrees);
+        double want = 2 * (double)w.angle[inside] * 57.29578, off = fabs(fmod(degrees - want + 450, 180) - 90);
+        CHECK(fabs(period - 4.5) < 0.25 && off < 6, "particle %d: fringes of %.1f px at %g degrees, not 4.5 at %g", (int)id, period, degrees, want);
+        tried++;
+    }
+    CHECK(tried == 5, "%d whole particles", tried);
+    d.shape = TL_SHAPE_ROD;                                   // of the same area, up to the corners: (pi + 4 (s - 1)) / s
+    tl_world rods = make(&d, 0);
+    for (int32_t id = 1; id < rods.grains; id++) {
+        double area = 0;
+        int cut = 0;
+        for (int i = 0; i < S * S; i++) {
+            if (rods.ids[i] != id) continue;
+            area++;
+            cut |= i % S == 0 || i % S == S - 1 || i < S || i >= S * S - S;
+        }
+        CHECK(cut || (area / 196 > 3.6 && area / 196 < 3.9), "a rod of %g pixels", area);
+    }
+    tl_world_free(&rods);
+    d.fringes.lo = d.fringes.hi = -1;
+    d.speckle.lo = d.speckle.hi = 0.08f;
+    CHECK(!tl_render(&d, 0, 0, &w, &picture), "%s", tl_error(NULL));
+    grey = (const uint8_t *)picture.pixels;
+    for (int lag = 0; lag < 8; lag++) {
+        double sum = 0, n = 0;
+        for (int i = 0; i < S * S; i++) {
+            if (i % S + lag >= S || w.ids[i] || w.ids[i + lag]) continue;
+            sum += (grey[i] - 127.5) * (grey[i + lag] - 127.5) / (255.0 * 255 * 0.08 * 0.08);
+            n++;
+        }
+        double want = (spline7(lag / 1.6) + 0.25 * spline7(lag / 5.0)) / 1.25 * 315 / 151;
+        CHECK(fabs(sum / n - want) < 0.05, "speckle: correlation %.3f over %d pixels, %.3f wanted", sum / n, lag, want);
+    }
+    tl_world_free(&w);
+    tl_image_free(&picture);
+    tl_image_free(&mask);
+}
+
+// ---- effects, one by one -------------------------------------------------------------------
+
+static void set_to(tl_range *range, double value) { range->lo = range->hi = (float)value; }
+
+static const uint8_t *grey_of(const tl_grains_desc *d, uint32_t index, const tl_world *w, tl_image *image)
+{
+    if (w) CHECK(!tl_render(d, 0, index, w, image), "%s", tl_error(NULL));
+    else CHECK(!tl_grains(d, 0, index, NULL, NULL, image), "%s", tl_error(NULL));
+    return (const uint8_t *)image->pixels;
+}
+
+// A left and a right grain.
+static tl_world halves_world(int width, int height)
+{
+    tl_world w;
+    int32_t *ids = (int32_t *)calloc((size_t)width * (size_t)height, sizeof *ids);
+    for (int i = 0; ids && i < width * height; i++) ids[i] = i % width >= width / 2;
+    CHECK(ids && !tl_world_from_ids(&w, ids, width, height), "%s", tl_error(NULL));
+    free(ids);
+    return w;
+}
+
+// Each effect alone changes the picture and not the labels; switched off again it leaves every bit as it was.
+static void test_switches(void)
+{
+    enum { S = 128 };
+#define EFFECT(name, value) { #name, offsetof(tl_grains_desc, name), value }
+    static const struct { const char *name; size_t at; float value; } effects[] = {
+        EFFECT(grain_contrast, 0.1f), EFFECT(texture, 0.05f), EFFECT(relief, 0.3f), EFFECT(speckle, 0.1f), EFFECT(ragged, 0.5f), EFFECT(zones, 0.5f),
+        EFFECT(mottle, 0.5f), EFFECT(hollow, 0.7f), EFFECT(pitting, 0.3f), EFFECT(gaps, 0.3f), EFFECT(scratches, 3), EFFECT(spots, 40), EFFECT(rings, 2),
+        EFFECT(islands, 1), EFFECT(shading, 0.1f), EFFECT(contamination, 2), EFFECT(charging, 0.3f), EFFECT(scan, 2), EFFECT(blur, 1), EFFECT(smoothing, 1),
+        EFFECT(electrons, 200), EFFECT(read_noise, 0.05f)
+    };
+    tl_grains_desc d = nothing_special(S, S, 40);
+    tl_image plain, image, plain_mask, mask;
+    memset(&plain, 0, sizeof plain);
+    memset(&image, 0, sizeof image);
+    memset(&plain_mask, 0, sizeof plain_mask);
+    memset(&mask, 0, sizeof mask);
+    static int32_t ids[2][S * S];
+    set_to(&d.line, 8);
+    set_to(&d.read_noise, 0.02);                                 // smoothing needs something to smooth
+    CHECK(!tl_grains(&d, 0, 0, ids[0], &plain_mask, &plain), "%s", tl_error(NULL));
+    for (size_t k = 0; k < sizeof effects / sizeof *effects; k++) {
+        tl_range *range = (tl_range *)(void *)((char *)&d + effects[k].at), off = *range;
+        set_to(range, (double)effects[k].value);
+        CHECK(!tl_grains(&d, 0, 0, ids[1], &mask, &image), "%s: %s", effects[k].name, tl_error(NULL));
+        CHECK(memcmp(plain.pixels, image.pixels, S * S) != 0, "%s changes nothing", effects[k].name);
+        CHECK(memcmp(plain_mask.pixels, mask.pixels, S * S) == 0 && memcmp(ids[0], ids[1], sizeof ids[0]) == 0, "%s changes the labels", effects[k].name);
+        *range = off;
+        if (off.lo < 0) set_to(range, -0.5 * (double)effects[k].value < -0.9 ? -0.9 : -0.5 * (double)effects[k].value);      // off all the same
+        CHECK(memcmp(grey_of(&d, 0, NULL, &image), plain.pixels, S * S) == 0, "%s leaves something when it is off", effects[k].name);
+        *range = off;
+    }
+    tl_image_free(&plain);
+    tl_image_free(&image);
+    tl_image_free(&plain_mask);
+    tl_image_free(&mask);
+}
+
+// Texture, relief and the lines of boundaries: amounts.
+static void test_effects_of_grains(void)
+{
+    enum { W = 64, H = 640, N = 12 };
+    tl_grains_desc d = nothing_special(W, H, 60);
+    tl_image image;
+    memset(&image, 0, sizeof image);
+    tl_world w = halves_world(W, H);
+    set_to(&d.grey, 0.6);
+    d.skip = TL_RUNG_ALL & ~(unsigned)TL_RUNG_TEXTURE;
+    set_to(&d.relief, 0.4);
+    const uint8_t *p = grey_of(&d, 0, &w, &image);
+    double worst = 0, square = 0, seen = 0, all = 0, near_by = 0, near_pits = 0, far_pits = 0, middle = 0, sides = 0;
+    for (int i = 0; i < W * H; i++) worst = fmax(worst, fabs(p[i] / 255.0 - 0.6 + 0.4 * exp(-fabs(i % W - 31.5) / (0.1 * (double)w.diameter))));
+    CHECK(worst < 0.003, "relief is off by %g", worst);
+    set_to(&d.relief, -1);
+    set_to(&d.texture, 0.08);
+    for (uint32_t k = 0; k < N; k++) {
+        p = grey_of(&d, k, &w, &image);
+        for (int i = 0; i < W * H; i++) square += pow(p[i] / 255.0 - 0.6, 2) / (N * W * H);
+    }
+    CHECK(fabs(sqrt(square) / 0.08 - 1) < 0.08, "texture of %g, not 0.08", sqrt(square));
+    d.skip = TL_RUNG_ALL & ~(unsigned)TL_RUNG_BOUNDARY;
+    set_to(&d.line, 6);
+    set_to(&d.boundary, -1);
+    set_to(&d.gaps, 0.3);
+    for (uint32_t k = 0; k < N; k++) {
+        p = grey_of(&d, k, &w, &image);
+        for (int y = 0; y < H; y++) {
+            seen += p[y * W + 31] < 76;
+            all++;
+        }
+    }
+    CHECK(fabs(seen / all - 0.7) < 0.07, "gaps of 0.3: %.3f of the boundary is seen", seen / all);
+    set_to(&d.gaps, -1);
+    set_to(&d.pitting, 0.5);
+    int beyond = 0;
+    for (uint32_t k = 0; k < N; k++) {
+        p = grey_of(&d, k, &w, &image);
+        for (int i = 0; i < W * H; i++) {
+            double away = fabs(i % W - 31.5) - 3;
+            int pit = p[i] < 115;
+            if (away > 0.7 && away < 2) { near_by++; near_pits += pit; }
+            if (away > 12 && away < 13.3) far_pits += pit;
+            beyond += away < 0 ? p[i] > 1 && away < -0.5 : 0;
+        }
+    }
+    CHECK(beyond == 0 && near_pits / near_by > 0.15 && near_pits / near_by < 0.5 && far_pits < 0.4 * near_pits, "pits over %.3f beside the line, %.3f farther off",
+          near_pits / near_by, far_pits / near_by);
+    set_to(&d.pitting, -1);
+    set_to(&d.hollow, 0.8);
+    set_to(&d.line, 16);
+    for (uint32_t k = 0; k < N; k++) {
+        p = grey_of(&d, k, &w, &image);
+        for (int y = 0; y < H; y++) {
+            middle += p[y * W + 31] / (255.0 * N * H);
+            sides += p[y * W + 25] / (255.0 * N * H);
+        }
+    }
+    CHECK(sides < 0.01 && middle > 0.2 && middle < 0.48, "a hollow line has grey %.3f in its middle, %.3f at its sides", middle, sides);
+    tl_world_free(&w);
+    tl_image_free(&image);
+}
+
+// Connected groups of the pixels that differ from `base`: centre, roots of the second moments, number of pixels.
+typedef struct spot_part { double x, y, thick, long_, pixels; } spot_part;
+
+static int changed_parts(const uint8_t *p, int width, int height, int base, spot_part *out, int most)
+{
+    int32_t *labels = (int32_t *)calloc((size_t)(width * height), 2 * sizeof *labels), *parts = labels + width * height;
+    int found = 0;
+    for (int i = 0; i < width * height; i++) labels[i] = p[i] != base;
+    int count = tl__components(labels, width, height, 0, parts);
+    double (*sums)[6] = (double (*)[6])calloc((size_t)count, sizeof *sums);
+    for (int i = 0; i < width * height; i++) {
+        double x = i % width, y = i / width, *s = sums[parts[i]];
+        if (!labels[i]) continue;
+        s[0]++; s[1] += x; s[2] += y; s[3] += x * x; s[4] += x * y; s[5] += y * y;
+    }
+    for (int k = 0; k < count && found < most; k++) {
+        const double *s = sums[k];
+        if (s[0] == 0) continue;
+        double x = s[1] / s[0], y = s[2] / s[0], xx = s[3] / s[0] - x * x, xy = s[4] / s[0] - x * y, yy = s[5] / s[0] - y * y;
+        double apart = sqrt((xx - yy) * (xx - yy) + 4 * xy * xy);
+        out[found].x = x;
+        out[found].y = y;
+        out[found].pixels = s[0];
+        out[found].thick = sqrt(fmax(0.5 * (xx + yy - apart), 0));
+        out[found++].long_ = sqrt(0.5 * (xx + yy + apart));
+    }
+    free(sums);
+    free(labels);
+    return found;
+}
+
+// Lines through a point at any angle: every pixel on them is marked, none that is farther than half the width and a pixel; dashes
+// leave out about half; a line of one grain ends with it.
+static void test_lines(void)
+{
+    enum { S = 120 };
+    static float grey[S * S];
+    tl_world w = halves_world(S, S);
+    tl__picture view;
+    memset(&view, 0, sizeof view);
+    view.world = &w;
+    view.width = view.height = S;
+    view.planes = 1;
+    view.pixels = S * S;
+    view.image = grey;
+    for (int degrees = 0; degrees < 180; degrees += 7) {
+        double c = cos(degrees * 0.0174532925), s = sin(degrees * 0.0174532925), dashed = 0, full = 0;
+        for (int kind = 0; kind < 3; kind++) {
+            int stray = 0, bare = 0, abroad = 0;
+            for (int i = 0; i < S * S; i++) grey[i] = 1;
+            tl__add_line(&view, 61.3f, 60.2f, (float)(degrees * 0.0174532925), 80, 2, -0.5f, kind == 1 ? w.ids[60 * S + 61] : -1, kind == 2 ? 4 : 0);
+            for (int i = 0; i < S * S; i++) {
+                double along = (i % S - 61.3) * c + (i / S - 60.2) * s, across = (i / S - 60.2) * c - (i % S - 61.3) * s;
+                int inside = kind != 1 || i % S >= S / 2;
+                stray += grey[i] < 1 && (fabs(across) > 2 || fabs(along) > 42);
+                bare += kind < 2 && inside && fabs(across) < 0.9 && fabs(along) < 38 && grey[i] > 0.75f;
+                abroad += !inside && grey[i] < 1;
+                if (kind == 0) full += grey[i] < 1;
+                if (kind == 2) dashed += grey[i] < 1;
+            }
+            CHECK(stray == 0 && bare == 0 && abroad == 0, "a line at %d degrees: %d pixels too far, %d missing, %d in another grain", degrees, stray, bare, abroad);
+        }
+        CHECK(dashed > 0.15 * full && dashed < 0.85 * full, "a dashed line at %d degrees has %g of %g pixels", degrees, dashed, full);
+    }
+    tl_world_free(&w);
+}
+
+// Share of n images that an effect leaves untouched.
+static double untouched(const tl_grains_desc *d, const tl_world *w, int n, int base)
+{
+    tl_image image;
+    int clean = 0;
+    memset(&image, 0, sizeof image);
+    for (int k = 0; k < n; k++) {
+        const uint8_t *p = grey_of(d, (uint32_t)k, w, &image);
+        int same = 1;
+        for (int i = 0; i < w->width * w->height && same; i++) same = p[i] == base;
+        clean += same;
+    }
+    tl_image_free(&image);
+    return (double)clean / n;
+}
+
+static void test_artefacts(void)
+{
+    enum { S = 200, BASE = 153, MOST = 4000 };
+    static spot_part parts[MOST];
+    tl_grains_desc d = nothing_special(S, S, 50);
+    tl_image image, mask, mask_off;
+    memset(&image, 0, sizeof image);
+    memset(&mask, 0, sizeof mask);
+    memset(&mask_off, 0, sizeof mask_off);
+    d.skip = TL_RUNG_ALL & ~(unsigned)TL_RUNG_ARTEFACTS;
+    set_to(&d.grey, 0.6);
+    tl_world w = make(&d, 0);
+    const uint8_t *p = grey_of(&d, 0, &w, &image);
+    for (int i = 0; i < S * S; i++) if (p[i] != BASE) { CHECK(0, "something is left when all is off"); break; }
+
+    // Scratches: straight and thin.
+    int straight = 0, crooked = 0;
+    set_to(&d.scratches, 0.5);
+    for (uint32_t k = 0; k < 12; k++) {
+        int n = changed_parts(grey_of(&d, k, &w, &image), S, S, BASE, parts, MOST);
+        for (int i = 0; i < n; i++) {
+            if (parts[i].pixels < 15) continue;
+            if (parts[i].thick < 1.2 && parts[i].long_ > 3 * parts[i].thick) straight++;
+            else crooked++;
+        }
+    }
+    CHECK(straight > 20 && straight > 2 * crooked, "scratches: %d straight, %d not (bundles and crossings)", straight, crooked);
+    set_to(&d.scratches, -1);
+
+    // Pits: as many as wanted but for those that some grains are spared; small, and most of them near boundaries.
+    double count = 0, close_by = 0, spread = 0, changed = 0, largest = 0;
+    set_to(&d.spots, 12);
+    for (uint32_t k = 0; k < 16; k++) {
+        p = grey_of(&d, k, &w, &image);
+        int n = changed_parts(p, S, S, BASE, parts, MOST);
+        for (int i = 0; i < n; i++) largest = fmax(largest, parts[i].thick);
+        count += n / (16 * 48.0);                             // of 12 in 100 x 100 pixels
+        for (int i = 0; i < S * S; i++) {
+            changed += p[i] != BASE;
+            if (p[i] != BASE) close_by += (double)w.distance[i];
+            spread += (double)w.distance[i] / (16 * S * S);
+        }
+    }
+    CHECK(count > 0.5 && count < 1 && largest < 14 && close_by / changed < 0.7 * spread, "pits: %.2f of the wanted number, up to %g thick, %g from boundaries (all: %g)",
+          count, largest, close_by / changed, spread);
+    set_to(&d.spots, -1);
+
+    // Rings: a Poisson number of discs with radii of 3.5 to 9, darkest at the rim.
+    set_to(&d.rings, 0.25);
+    CHECK(fabs(untouched(&d, &w, 120, BASE) - exp(-1)) < 0.11, "rings: %.3f of the images have none, not exp(-1)", untouched(&d, &w, 120, BASE));
+    for (uint32_t k = 0; k < 10; k++) {
+        p = grey_of(&d, k, &w, &image);
+        int n = changed_parts(p, S, S, BASE, parts, MOST);
+        for (int i = 0; i < n; i++) {
+            const spot_part *q = &parts[i];
+            int round = q->long_ < 1.05 * q->thick, x = (int)(q->x + 0.5), y = (int)(q->y + 0.5);     // whole, and on its own
+            if (!round) continue;
+            double radius = 2 * q->thick;                     // of a disc: twice the root of the second moment
+            int rim = x + (int)(radius - 1.5);
+            CHECK(radius > 3.2 && radius < 9.8 && p[y * S + x] >= p[y * S + rim] && p[y * S + rim] < BASE, "a ring of radius %g, grey %d in the middle and %d at the rim",
+                  radius, p[y * S + x], p[y * S + rim]);
+        }
+    }
+    set_to(&d.rings, -1);
+
+    // Islands: a bright piece at every junction, within two and a half lines of it.
+    set_to(&d.islands, 1);
+    set_to(&d.line, 6);
+    p = grey_of(&d, 4, &w, &image);
+    int outside = 0, missing = 0;
+    for (int i = 0; i < S * S; i++) {
+        double least = 1e9;
+        for (int k = 0; k < w.junction_count; k++) least = fmin(least, hypot(i % S - (double)w.junctions[2 * k], i / S - (double)w.junctions[2 * k + 1]));
+        outside += p[i] != BASE && least > 15;
+    }
+    for (int k = 0; k < w.junction_count; k++) missing += p[(int)w.junctions[2 * k + 1] * S + (int)w.junctions[2 * k]] == BASE;
+    CHECK(outside == 0 && missing <= w.junction_count / 20 && w.junction_count > 20, "islands: %d pixels far off, %d of %d junctions without", outside, missing, w.junction_count);
+    set_to(&d.islands, -1);
+
+    // Uneven light: slow changes alone, as strong as wanted.
+    double square = 0, sharpest = 0;
+    set_to(&d.shading, 0.1);
+    for (uint32_t k = 0; k < 30; k++) {
+        p = grey_of(&d, k, &w, &image);
+        for (int i = 0; i < S * S; i++) {
+            square += pow(p[i] / 153.0 - 1, 2) / (30.0 * S * S);
+            if (i % S >= 8 && i % S < S - 8) sharpest = fmax(sharpest, abs(p[i - 8] + p[i + 8] - 2 * p[i]));
+        }
+    }
+    CHECK(fabs(sqrt(square) / 0.1 - 1) < 0.25 && sharpest < 7, "uneven light: %.3f, not 0.1; curvature %g grey levels", sqrt(square), sharpest);
+    set_to(&d.shading, -1);
+
+    // Contamination: a Poisson number of soft stains, darker by at most 0.6 and brighter by at most a quarter each.
+    set_to(&d.contamination, 0.25);
+    CHECK(fabs(untouched(&d, &w, 120, BASE) - exp(-1)) < 0.12, "stains: %.3f of the images have none, not exp(-1)", untouched(&d, &w, 120, BASE));
+    int sharp = 0, longer = 0, whole = 0;
+    for (uint32_t k = 0; k < 40; k++) {
+        p = grey_of(&d, k, &w, &image);
+        for (int i = 1; i < S * S; i++) sharp += i % S > 0 && abs(p[i] - p[i - 1]) > 40;
+        int n = changed_parts(p, S, S, BASE, parts, MOST);
+        for (int i = 0; i < n; i++) {
+            whole += parts[i].pixels > 60;
+            longer += parts[i].pixels > 60 && parts[i].long_ > 1.5 * parts[i].thick;
+        }
+    }
+    CHECK(sharp == 0 && longer > whole / 4 && longer < whole, "stains: %d sharp edges, %d of %d are elongated", sharp, longer, whole);
+    set_to(&d.contamination, -1);
+
+    // Charging: streaks that begin somewhere in a row and fade to the right.
+    int rows = 0, fading = 0;
+    set_to(&d.charging, 0.4);
+    for (uint32_t k = 0; k < 10; k++) {
+        p = grey_of(&d, k, &w, &image);
+        for (int y = 0; y < S; y++) {
+            const uint8_t *row = p + y * S;
+            int x = 0, ok = 1;
+            while (x < S && row[x] == BASE) x++;
+            if (x == S) continue;
+            rows++;
+            for (x++; x < S; x++) ok &= abs(row[x] - BASE) <= abs(row[x - 1] - BASE);
+            fading += ok;
+        }
+    }
+    CHECK(rows > 50 && rows <= 10 * (S / 24) && fading > 9 * rows / 10, "charging: %d streaks, %d of them fade", rows, fading);
+    set_to(&d.charging, -1);
+    tl_world_free(&w);
+
+    // The scan: rows of a vertical line move, with the wanted deviation, and keep what they show; rows of one grey do not
+    // change; the labels stay.
+    enum { W = 96, H = 400 };
+    w = halves_world(W, H);
+    d.skip &= ~(unsigned)TL_RUNG_BOUNDARY;
+    double moved = 0, lost = 0;
+    set_to(&d.scan, 2);
+    for (uint32_t k = 0; k < 12; k++) {
+        p = grey_of(&d, k, &w, &image);
+        for (int y = 0; y < H; y++) {
+            double sum = 0, at = 0;
+            for (int x = 0; x < W; x++) {
+                sum += BASE - p[y * W + x];
+                at += x * (double)(BASE - p[y * W + x]);
+            }
+            moved += pow(at / sum - 47.5, 2) / (12 * H);
+            lost = fmax(lost, fabs(sum - 6 * 0.8 * BASE));
+        }
+    }
+    CHECK(fabs(sqrt(moved) / (2 * 0.915) - 1) < 0.15 && lost < 8, "rows move by %.3f pixels, %.3f wanted; %g grey levels are lost", sqrt(moved), 2 * 0.915, lost);
+    tl_world_free(&w);
+    w = empty_world(W, H);
+    CHECK(untouched(&d, &w, 1, BASE) == 1, "the scan changes rows of one grey");
+    tl_world_free(&w);
+    CHECK(!tl_grains(&d, 0, 0, NULL, &mask, &image), "%s", tl_error(NULL));
+    set_to(&d.scan, -1);
+    CHECK(!tl_grains(&d, 0, 0, NULL, &mask_off, &image) && memcmp(mask.pixels, mask_off.pixels, S * S) == 0, "the labels move with the scan");
+    tl_image_free(&image);
+    tl_image_free(&mask);
+    tl_image_free(&mask_off);
+}
+
+// Blur widens a line by its variance; smoothing correlates the noise as its kernel says.
+static void test_microscope(void)
+{
+    enum { W = 96, H = 64, S = 256 };
+    tl_grains_desc d = nothing_special(W, H, 50);
+    tl_image image;
+    memset(&image, 0, sizeof image);
+    tl_world w = halves_world(W, H);
+    double variance[2];
+    set_to(&d.grey, 0.6);
+    set_to(&d.line, 6);
+    for (int k = 0; k < 2; k++) {
+        double sum = 0, square = 0;
+        if (k) set_to(&d.blur, 2.5);
+        const uint8_t *p = grey_of(&d, 0, &w, &image);
+        for (int i = 0; i < W * H; i++) {
+            sum += 153 - p[i];
+            square += (153 - p[i]) * pow(i % W - 47.5, 2);
+        }
+        variance[k] = square / sum;
+    }
+    CHECK(fabs((variance[1] - variance[0]) / 6.25 - 1) < 0.06, "a blur of 2.5 adds %g to the variance of a line, not 6.25", variance[1] - variance[0]);
+    tl_world_free(&w);
+    w = empty_world(S, S);
+    set_to(&d.blur, -1);
+    set_to(&d.read_noise, 0.08);
+    set_to(&d.smoothing, 0.9);
+    const uint8_t *p = grey_of(&d, 0, &w, &image);
+    double weight[4], total = 0, squares = 0, products = 0, sum = 0, next = 0;
+    for (int k = 0; k < 4; k++) total += (k ? 2 : 1) * (weight[k] = exp(-0.5 * k * k / 0.81));
+    for (int k = -3; k <= 3; k++) {
+        squares += pow(weight[abs(k)] / total, 2);
+        if (k < 3) products += weight[abs(k)] * weight[abs(k + 1)] / (total * total);
+    }
+    for (int i = 0; i < S * S - 1; i++) {
+        if (i % S == S - 1) continue;
+        sum += pow((p[i] - 153) / 255.0, 2) / (S * (S - 1));
+        next += (p[i] - 153) * (p[i + 1] - 153) / (255.0 * 255 * S * (S - 1));
+    }
+    CHECK(fabs(sum / (0.0064 * squares * squares) - 1) < 0.06, "smoothed noise has variance %g, %g wanted", sum, 0.0064 * squares * squares);
+    CHECK(fabs(next / sum - products / squares) < 0.03, "neighbours correlate by %.3f, %.3f wanted", next / sum, products / squares);
+    tl_world_free(&w);
+    tl_image_free(&image);
+}
+
+// ---- looks ---------------------------------------------------------------------------------
+
+enum { LOOK_SIZE = 96, LOOK_COUNT = 6, LOOK_KINDS = 5 };
+typedef struct look_result {
+    tl_image mask, image;
+    int32_t  ids[LOOK_SIZE * LOOK_SIZE];
+} look_result;
+
+static tl_grains_desc of_look(int kind)
+{
+    tl_grains_desc d;
+    memset(&d, 0, sizeof d);
+    d.width = d.height = LOOK_SIZE;
+    d.label_width = 5;
+    d.look = kind < 4 ? (tl_look)(kind + 1) : TL_LOOK_TEM;
+    d.source = kind < 4 ? TL_VORONOI : TL_PARTICLES;
+    return d;
+}
+
+static void draw_look(void *user, int unit, int worker)
+{
+    look_result *r = (look_result *)user + unit;
+    tl_grains_desc d = of_look(unit / LOOK_COUNT);
+    (void)worker;
+    if (tl_grains(&d, 0, (uint32_t)(unit % LOOK_COUNT), r->ids, &r->mask, &r->image)) r->image.width = -1;
+}
+
+// Every preset look alone: not flat, inside the range, the mask where grains meet, and the same from any number of threads.
+static void test_looks(void)
+{
+    enum { UNITS = LOOK_COUNT * LOOK_KINDS, PIXELS = LOOK_SIZE * LOOK_SIZE };
+    static look_result serial[UNITS], parallel[UNITS];
+    tl_pool *pool = tl_pool_new(3);
+    tl_parallel_for(NULL, UNITS, draw_look, serial);
+    tl_parallel_for(pool, UNITS, draw_look, parallel);
+    tl_pool_free(pool);
+    for (int u = 0; u < UNITS; u++) {
+        const look_result *r = serial + u;
+        const uint8_t *p = (const uint8_t *)r->image.pixels, *m = (const uint8_t *)r->mask.pixels;
+        int far_off = 0, unmarked = 0, wrong = 0;
+        double sum = 0, squares = 0;
+        CHECK(r->image.width == LOOK_SIZE && r->image.channels == 1 && r->mask.width == LOOK_SIZE, "look %d cannot be drawn", u / LOOK_COUNT);
+        if (r->image.width != LOOK_SIZE) continue;
+        for (int y = 0; y < LOOK_SIZE; y++) {
+            for (int x = 0; x < LOOK_SIZE; x++) {
+                int i = y * LOOK_SIZE + x, meets = 0;
+                sum += p[i] / 255.0 / PIXELS;
+                squares += pow(p[i] / 255.0, 2) / PIXELS;
+                wrong += m[i] > 1 || r->ids[i] < 0;
+                for (int v = tl__max(y - 4, 0); v <= tl__min(y + 4, LOOK_SIZE - 1); v++)
+                    for (int h = tl__max(x - 4, 0); h <= tl__min(x + 4, LOOK_SIZE - 1); h++) meets |= r->ids[v * LOOK_SIZE + h] != r->ids[i];
+                far_off += m[i] && !meets;
+                unmarked += !m[i] && x + 1 < LOOK_SIZE && r->ids[i] != r->ids[i + 1];
+            }
+        }
+        double deviation = sqrt(squares - sum * sum);
+        CHECK(sum > 0.05 && sum < 0.97 && deviation > 0.01 && deviation < 0.45, "look %d, image %d: grey %.3f +- %.3f", u / LOOK_COUNT, u % LOOK_COUNT, sum, deviation);
+        CHECK(far_off == 0 && unmarked == 0 && wrong == 0, "look %d, image %d: mask off the boundary at %d pixels, boundary unmarked at %d", u / LOOK_COUNT, u % LOOK_COUNT, far_off, unmarked);
+        CHECK(memcmp(p, parallel[u].image.pixels, PIXELS) == 0 && memcmp(m, parallel[u].mask.pixels, PIXELS) == 0 && memcmp(r->ids, parallel[u].ids, sizeof r->ids) == 0,
+              "look %d, image %d differs with the number of threads", u / LOOK_COUNT, u % LOOK_COUNT);
+        for (int j = 0; j < u % LOOK_COUNT; j++)
+            CHECK(memcmp(p, serial[u - 1 - j].image.pixels, PIXELS) != 0, "two images of look %d are the same", u / LOOK_COUNT);
+    }
+    for (int u = 0; u < UNITS; u++) {
+        tl_image_free(&serial[u].mask);
+        tl_image_free(&serial[u].image);
+        tl_image_free(&parallel[u].mask);
+        tl_image_free(&parallel[u].image);
+    }
+}
+
 // ---- simulations ---------------------------------------------------------------------------
 
 // Exponent of y over x between the first and the last of n points, by least squares in logarithms.
@@ -617,6 +1347,15 @@ MAIN(grains, void)
     test_region_labels();
     test_bend();
     test_rungs();
+    test_bodies();
+    test_phases();
+    test_particles();
+    test_switches();
+    test_effects_of_grains();
+    test_lines();
+    test_artefacts();
+    test_microscope();
+    test_looks();
     test_potts();
     test_phase_field();
     test_ising();
