@@ -21006,6 +21006,7 @@ static void tl__guess_look(const tl__looks *r, const tl_noise *noise, tl_grains_
     if (noise->gain > 1e-7) tl__set_range(&d->electrons, 0.7 / noise->gain, 1.4 / noise->gain, 1, 1e6);
     else d->electrons.lo = d->electrons.hi = -1;
     tl__set_range(&d->read_noise, 0.7 * noise->read_noise - 1e-4, 1.3 * noise->read_noise + 1e-4, -1, 1);
+    d->smoothing.lo = d->smoothing.hi = -1;                  // the noise was measured as it is in the image
 }
 
 TINYTL_API tl_result tl_calibrate(const tl_image *images, int count, int pairs, const tl_grains_desc *start,
