@@ -5270,7 +5270,7 @@ TINYTL_API size_t tl_describe(tl_net *net, int batch, char *text, size_t size)
 //  segment of the tile is a kernel row.
 // ============================================================================================
 
-#define TL__LINE 128
+#define TL__LINE 128                   // pixels in a row of a flattened pointwise convolution
 #define TL__TAPS_MAX 256               // larger kernels take the plain path
 #define TL__WEIGHT_ROWS 42             // rows of weights whose gradients are made for all outputs before the next ones
 #define TL__ROW_BUFFER 32768           // values: what a unit's padded rows may take, to stay in the second-level cache
@@ -5386,9 +5386,9 @@ static tl__scratch tl__conv_plain_scratch(const tl__conv *cv)
 // ---- fast: depthwise -----------------------------------------------------------------------
 //
 //  With as many groups as channels there is no sum over channels, so nothing for the tile to reuse, and memory sets the
-//  pace. A run is some outputs of a row that meet the same taps: all but those at its ends. Each vector of channels goes
-//  along the run, eight outputs at a time, which share the load of a tap's weights. The gradient with respect to x is
-//  the same with dy under the taps, where only every sw-th position of a row meets the same ones. (Without vectors, and
+//  pace. A run is some outputs of a row that meet the same taps: all but those at its ends. Eight outputs
+//  at a time share the load of a tap's weights, vector after vector of channels. The gradient with respect to x is the
+//  same with dy under the taps, where only every sw-th position of a row meets the same ones. (Without vectors, and
 //  with more than TL__TAPS_MAX taps, the plain kernels do it, which is slow.)
 
 typedef struct tl__depthwise_run {
@@ -5970,11 +5970,20 @@ static void tl__sum_slabs_unit(void *user, int unit, int worker)
     const tl__conv_job *job = (const tl__conv_job *)user;
     size_t i0 = (size_t)unit * 4096, i1 = i0 + 4096 < job->partial_stride ? i0 + 4096 : job->partial_stride;
     (void)worker;
-    size_t in = (size_t)job->cv.s.c, out = (size_t)job->cv.out;
+    for (int slab = 0; slab < job->slabs; slab++)
+        tl__add_partial(job->partial + job->partial_stride * slab + i0, i1 - i0, job->y + i0);
+}
+
+// The same of swapped sums: for one tap and output, a row of inputs goes into a column.
+static void tl__sum_swapped_unit(void *user, int row, int worker)
+{
+    const tl__conv_job *job = (const tl__conv_job *)user;
+    int in = job->cv.s.c, out = job->cv.out;
+    float *to = job->y + (size_t)(row / out) * in * out + row % out;
+    (void)worker;
     for (int slab = 0; slab < job->slabs; slab++) {
-        const float *partial = job->partial + job->partial_stride * slab;
-        if (!job->swapped) tl__add_partial(partial + i0, i1 - i0, job->y + i0);
-        else for (size_t i = i0; i < i1; i++) job->y[(i / (in * out) * in + i % in) * out + i / in % out] += partial[i];
+        const float *partial = job->partial + job->partial_stride * slab + (size_t)row * in;
+        for (int c = 0; c < in; c++) to[(size_t)c * out] += partial[c];
     }
 }
 
@@ -6140,7 +6149,8 @@ static void tl__conv_fast(tl_pool *pool, const tl__simd_kernels *simd, const tl_
         job.dy = arrays->y;
         job.y = arrays->w;
         tl_parallel_for(pool, job.slabs, tl__conv_backward_weights_unit, &job);
-        tl_parallel_for(pool, (int)((job.partial_stride + 4095) / 4096), tl__sum_slabs_unit, &job);
+        if (job.swapped) tl_parallel_for(pool, cv->s.kh * cv->s.kw * cv->out, tl__sum_swapped_unit, &job);
+        else tl_parallel_for(pool, (int)((job.partial_stride + 4095) / 4096), tl__sum_slabs_unit, &job);
     }
 }
 
@@ -6462,14 +6472,14 @@ typedef struct tl__winograd_job {
                                           // that backward_weights reads is to.x[0]
     const float *bias, *scale;
     float ceiling;
-    float *packed;                        // the panels in 36 planes
-    size_t packed_plane;
+    float *packed;                        // 36 planes, each with all panels
+    size_t plane;                         // values from one to the next: of packed, or of the sums of backward_weights
     int   flip;                           // weights for backward_data
     tl__panels panels;
     float *work;                          // of each worker
     size_t worker_stride;
     int   slabs;
-    float *partial;                       // slabs times 36 x in x out, both padded to vectors
+    float *partial;                       // slabs of 36 planes of in x out, both padded to vectors
     float *weights;                       // or their gradient
 } tl__winograd_job;
 
@@ -6491,9 +6501,9 @@ static size_t tl__winograd_plane(size_t values)
     return (((values + 15) / 16) | 1) * 16;
 }
 
-// Up to how many tiles planes are shared out. By plane, what is transformed goes once through memory; in chunks the
-// weights do for each of them, and the sums of backward_weights for each slab.
-static int64_t tl__winograd_by_plane(int in, int out, tl__conv_pass pass)
+// The most tiles for which planes are shared out: then the transformed values are no more than the weights, which chunks
+// would read again and again, or than four slabs of sums.
+static int64_t tl__winograd_few(int in, int out, tl__conv_pass pass)
 {
     return (int64_t)in * out * (pass == TL__BACKWARD_WEIGHTS ? 4 : 1) / (in + out);
 }
@@ -6526,14 +6536,14 @@ static tl__scratch tl__winograd_layout(tl__winograd_job *job, const tl__simd_ker
     job->rows = job->n * job->down;
     int in = job->in_vectors * simd->lanes, out = job->out_vectors * simd->lanes, step = 2 * job->kernels->rows;
     job->panels = tl__make_panels(simd, in, job->out);
-    job->packed_plane = tl__winograd_plane(job->panels.stride * job->panels.count);
+    job->plane = tl__winograd_plane(pass == TL__BACKWARD_WEIGHTS ? (size_t)in * out : job->panels.stride * job->panels.count);
     job->unit_rows = tl__winograd_unit_rows(job->rows, job->across, job->kernels->rows);
     int fitting = TL__WINO_VALUES / (36 * (in + out));
-    int64_t few = tl__winograd_by_plane(in, out, pass);
-    size_t tiles = (size_t)job->rows * job->across, one = 36 * tl__winograd_plane((size_t)in * out);
+    int64_t few = tl__winograd_few(in, out, pass);
+    size_t tiles = (size_t)job->rows * job->across, weights = 36 * job->plane + out;
     job->by_plane = (int64_t)tiles <= few;
     if (pass == TL__BACKWARD_WEIGHTS) {
-        job->slabs = job->by_plane ? 1 : tl__min(tl__clamp((int)(1048576 / one), 4, 16), job->rows);
+        job->slabs = job->by_plane ? 1 : tl__min(tl__clamp((int)(1048576 / weights), 4, 16), job->rows);
         fitting = tl__max(fitting, (int)((int64_t)in * out / (in + out)));     // then sums and tiles move equally often
         tiles = (size_t)tl__ceil_div(job->rows, job->slabs) * job->across;
     } else {
@@ -6541,14 +6551,16 @@ static tl__scratch tl__winograd_layout(tl__winograd_job *job, const tl__simd_ker
         tiles = (tiles + job->kernels->rows - 1) / job->kernels->rows * job->kernels->rows;
     }
     job->chunk = job->by_plane ? (int)tiles : tl__min(tl__clamp(fitting / step * step, step, 8 * step), (int)tiles);
-    size_t patch = (size_t)36 * (in + out), weights = pass == TL__BACKWARD_WEIGHTS ? one : 36 * job->packed_plane + out;
+    size_t patch = (size_t)36 * (in + out);
     if (job->by_plane) {
         need.worker = patch;
         need.shared = weights + tl__winograd_transformed(job->chunk, in, out);
     } else {                                                  // enough for a smaller batch that goes by plane
+        int sample = job->down * job->across;
+        int smaller = (int)(few / sample) * sample;
         need.worker = patch + tl__winograd_transformed(job->chunk, in, out);
-        need.shared = tl__max_size(weights * tl__max(job->slabs, 1),
-                                   weights + tl__winograd_transformed((int)few + step, in, out));
+        need.shared = weights * tl__max(job->slabs, 1);
+        if (smaller) need.shared = tl__max_size(need.shared, weights + tl__winograd_transformed(smaller + step, in, out));
     }
     return need;
 }
@@ -6574,7 +6586,7 @@ static void tl__winograd_weights_unit(void *user, int block, int worker)
             }
             float *u = job->packed + p * job->panels.stride;
             u += ((size_t)i * vectors + (first - p * job->panels.width) / lanes) * lanes;
-            job->kernels->weights(w, scale, u, (ptrdiff_t)job->packed_plane);
+            job->kernels->weights(w, scale, u, (ptrdiff_t)job->plane);
         }
     }
 }
@@ -6686,7 +6698,7 @@ static void tl__winograd_unit(void *user, int unit, int worker)
         tl__winograd_read(job, 0, first, count, padded, v, patch);
         for (int k = 0; k < 36; k++)
             job->kernels->product(v + k * v_plane, (ptrdiff_t)padded * job->panels.lanes, job->in_vectors,
-                                  job->packed + k * job->packed_plane, (ptrdiff_t)job->panels.stride,
+                                  job->packed + k * job->plane, (ptrdiff_t)job->panels.stride,
                                   m + k * m_plane, padded, job->out_vectors);
         tl__winograd_write(job, first, count, padded, m, patch);
     }
@@ -6701,8 +6713,7 @@ static void tl__winograd_slab_unit(void *user, int slab, int worker)
     int first = (int)((int64_t)job->rows * slab / job->slabs) * job->across, begin = first;
     int end = (int)((int64_t)job->rows * (slab + 1) / job->slabs) * job->across;
     float *patch = job->work + job->worker_stride * worker, *v = patch + (size_t)36 * (in + out);
-    size_t plane = tl__winograd_plane((size_t)in * out);
-    float *partial = job->partial + 36 * plane * slab;
+    float *partial = job->partial + 36 * job->plane * slab;
     for (; first < end; first += job->chunk) {
         int count = tl__min(job->chunk, end - first);
         size_t v_plane = tl__winograd_plane((size_t)count * in), z_plane = tl__winograd_plane((size_t)count * out);
@@ -6711,7 +6722,7 @@ static void tl__winograd_slab_unit(void *user, int slab, int worker)
         tl__winograd_read(job, 1, first, count, count, z, patch);
         for (int k = 0; k < 36; k++)
             job->kernels->outer(v + k * v_plane, z + k * z_plane, (ptrdiff_t)count * lanes, count, job->in_vectors,
-                                job->out_vectors, partial + k * plane, first > begin);
+                                job->out_vectors, partial + k * job->plane, first > begin);
     }
 }
 
@@ -6739,10 +6750,10 @@ static void tl__winograd_product_unit(void *user, int unit, int worker)
     (void)worker;
     if (job->slabs)
         job->kernels->outer(v + first * block, m, (ptrdiff_t)block, job->chunk, end - first, job->out_vectors,
-                            job->partial + k * tl__winograd_plane(in * out) + first * lanes * out, 0);
+                            job->partial + k * job->plane + first * lanes * out, 0);
     else
         job->kernels->product(v, (ptrdiff_t)block, job->in_vectors,
-                              job->packed + k * job->packed_plane + first * job->panels.stride,
+                              job->packed + k * job->plane + first * job->panels.stride,
                               (ptrdiff_t)job->panels.stride, m + 2 * first * block, job->chunk,
                               tl__min(job->out_vectors, 2 * end) - 2 * first);
 }
@@ -6759,8 +6770,8 @@ static void tl__winograd_write_unit(void *user, int unit, int worker)
 static void tl__winograd_dw_unit(void *user, int i, int worker)
 {
     const tl__winograd_job *job = (const tl__winograd_job *)user;
-    int lanes = job->panels.lanes, in = job->in_vectors * lanes, out = job->out_vectors * lanes;
-    ptrdiff_t plane = (ptrdiff_t)tl__winograd_plane((size_t)in * out);
+    int lanes = job->panels.lanes, out = job->out_vectors * lanes;
+    ptrdiff_t plane = (ptrdiff_t)job->plane;
     (void)worker;
     for (int o = 0; o < job->out; o += lanes) {
         float taps[9 * 16];
@@ -6793,15 +6804,15 @@ static void tl__winograd(tl_pool *pool, const tl__simd_kernels *simd, const tl__
     job.worker_stride = worker_stride;
     int in = job.in_vectors * simd->lanes, out = job.out_vectors * simd->lanes;
     int blocks = tl__ceil_div(job.rows * job.across, TL__WINO_BLOCK);
-    job.v = shared + (job.slabs ? 36 * tl__winograd_plane((size_t)in * out) : 36 * job.packed_plane + out);   // by plane
-    job.m = job.v + 36 * tl__winograd_plane((size_t)job.chunk * in);
     if (arrays->bias && !job.slabs) {                         // padded to whole vectors
-        float *bias = shared + 36 * job.packed_plane;
+        float *bias = shared + 36 * job.plane;
         for (int o = 0; o < out; o++) bias[o] = o < job.out ? arrays->bias[o] : 0;
         job.bias = bias;
     }
     if (!job.slabs) tl_parallel_for(pool, job.in_vectors, tl__winograd_weights_unit, &job);
     if (job.by_plane) {
+        job.v = shared + 36 * job.plane + out;
+        job.m = job.v + 36 * tl__winograd_plane((size_t)job.chunk * in);
         tl_parallel_for(pool, blocks, tl__winograd_read_unit, &job);
         tl_parallel_for(pool, 36 * TL__WINO_PARTS, tl__winograd_product_unit, &job);
         if (!job.slabs) tl_parallel_for(pool, blocks, tl__winograd_write_unit, &job);
@@ -8234,7 +8245,7 @@ static double tl__cross_entropy_at(const tl__loss_job *job, size_t p)
 {
     const tl_real *x = job->x + p * job->c, *prob = job->prob;
     double *q = job->scratch, all = (double)*job->all, sum_q = 0, loss = 0, smoothing = (double)job->desc->smoothing;
-    double share = smoothing > 0 ? smoothing / job->c : 0;
+    double share = smoothing / job->c;
     for (int k = 0; k < job->c; k++) {
         q[k] = ((1 - smoothing) * tl__loss_target(job, p, k) + share) * tl__class_weight(job, k);
         if (q[k] != 0) loss += q[k] * (all - (double)x[k]);

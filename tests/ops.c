@@ -39,6 +39,8 @@ static const op_case op_cases[] = {
     { 2, 19, 26, 50, "conv2d(x) out=48 kernel=3 pad=2 no_bias=1" },
     { 1, 9, 20, 16, "conv2d(x) out=2 kernel=1" },                   // narrow heads
     { 2, 13, 11, 48, "conv2d(x) out=3 kernel=3 stride=2 pad=1" },
+    { 2, 12, 15, 16, "conv2d(x) out=2 kernel=3 dilation=2 pad=1" },
+    { 2, 3, 3, 128, "conv2d(x) out=3 kernel=1" },
     { 1, 17, 1, 5,   "conv2d(x) out=5 kernel=3 pad=1" },
     { 2, 1, 1, 17,   "conv2d(x) out=3 kernel=3 pad=1" },
     { 2, 12, 10, 3,  "conv2d(x) out=5 kernel=4 pad=1" },
