@@ -589,6 +589,31 @@ static void run_tiles(void)
     }
 }
 
+// What was reserved for a batch must do for every smaller one: some of them share out Winograd's planes and take more.
+static void run_smaller_batches(void)
+{
+#if TL__SIMD
+    enum { BATCH = 300, CHANNELS = 128 };
+    for (int size = 4; size <= 9; size++) {
+        tl_net *net = tl_net_new(&(tl_net_desc){ .seed = 1, .winograd = 1, .threads = 1 });
+        tl_node y = tl_conv2d(net, tl_input(net, size, size, CHANNELS), &(tl_conv2d_desc){ .out = CHANNELS, .kernel = 3, .pad = 1 });
+        tl_loss(net, y, &(tl_loss_desc){ .kind = TL_MSE });
+        tl_optimizer(net, &(tl_optimizer_desc){ .kind = TL_SGD, .lr = 1 });
+        CHECK(tl_prepare(net, BATCH, 1) == TL_OK, "%s", tl_error(net));
+        int short_of = 0;
+        for (int n = 1; n <= BATCH; n++)
+        for (int pass = TL__FORWARD; pass <= TL__BACKWARD_WEIGHTS; pass++) {
+            tl__conv cv = tl__node_conv(net, &net->nodes[y.id - 1], n);
+            tl__winograd_job job;
+            tl__scratch need = tl__winograd_layout(&job, tl__simd(net->isa), &cv, (tl__conv_pass)pass);
+            if (need.shared > net->scratch_shared || need.worker > net->scratch_worker) short_of = n;
+        }
+        CHECK(!short_of, "%dx%d: a batch of %d needs more work space than was reserved for %d", size, size, short_of, BATCH);
+        tl_net_free(net);
+    }
+#endif
+}
+
 #endif
 
 MAIN(ops, void)
@@ -601,6 +626,7 @@ MAIN(ops, void)
     return finish("ops, gradients in double");
 #else
     run_tiles();
+    run_smaller_batches();
     printf("  fast kernels differ from plain ones by at most %.2g of the largest value\n", worst_op);
     return finish("ops");
 #endif
