@@ -210,6 +210,8 @@ static void test_sentences(void)
     // usage
     expect("synth drawn --count 1 --diameter 50-20", 2, "the smaller first");
     expect("synth drawn --count 1 --line 0-20", 2, "--line");
+    expect("synth  --count 1", 1, "the name of a folder is empty");       // two spaces: an empty word
+    expect("synth drawn --count 1 --look sem --like any.json", 1, "exclude each other");
     expect("train pair --out m.safetensors --resume", 2, "--checkpoint");
     expect("finetune pair --from start.safetensors --out m.safetensors --resume", 2, "--checkpoint");
     expect("train pair --out m.safetensors --patience 3", 2, "--validate");
@@ -221,6 +223,13 @@ static void test_sentences(void)
     CHECK(strstr(said, "is a blind spot of a network trained on it"), "%s", said);
     expect("train synth --out g.safetensors --size 16 --depth 2 --width 4 --epochs 1 --images 1 --look sem --threads 1", 0, "1 step,");
     expect("info g.safetensors", 0, "learnt from synthetic grains from source voronoi");
+    // a failure takes away the folder that it made, and leaves that of the user
+    write_text("bad.png", "no image");
+    mkdir(temporary_path("kept"), 0777);
+    expect("predict g.safetensors bad.png --out kept", 1, "bad.png");
+    CHECK(kind_of(temporary_path("kept")) == FOLDER, "a folder of the user was removed");
+    expect("predict g.safetensors bad.png --out gone/deep", 1, "bad.png");
+    CHECK(kind_of(temporary_path("gone/deep")) == NOTHING, "an empty folder was left");
     expect("train drawn --out u.safetensors --size 16 --depth 2 --width 4 --epochs 1 --images 1 --augment none", 0, "1 image of 1 specimen");
     CHECK(strstr(said, "1 epoch, 1 step,"), "%s", said);
     expect("train drawn --out again.safetensors --size 16 --depth 2 --width 4 --epochs 1 --images 1 --augment none --recompute", 0, "1 image of 1 specimen");

@@ -313,9 +313,19 @@ static path_kind kind_of(const char *path)
 static int join_path(char path[PATH_SIZE], const char *folder, const char *name, const char *ending)
 {
     size_t length = strlen(folder);
+    if (!length) return fail("the name of a folder is empty");
     while (length > 1 && folder[length - 1] == '/') length--;
     int n = length < PATH_SIZE ? snprintf(path, PATH_SIZE, "%.*s/%s%s", (int)length, folder, name, ending) : PATH_SIZE;
     return n < 0 || n >= PATH_SIZE ? fail("the path '%.60s.../%.60s' is too long", folder, name) : 0;
+}
+
+static char made_folder[PATH_SIZE];       // the first one that make_folder made
+
+// After a failure: takes away the folder if it is empty and was made here, not by the user.
+static void drop_folder(const char *path)
+{
+    size_t length = strlen(made_folder);
+    if (length && !strncmp(path, made_folder, length)) rmdir(path);
 }
 
 // Makes the folder and those above it. Returns 1 on failure.
@@ -323,14 +333,17 @@ static int make_folder(const char *path)
 {
     char part[PATH_SIZE];
     size_t length = strlen(path);
+    if (!length) return fail("the name of a folder is empty");
     if (length >= sizeof part) return fail("the path '%.60s...' is too long", path);
     for (size_t i = 1; i <= length; i++) {
         if (path[i] && path[i] != '/') continue;
         memcpy(part, path, i);
         part[i] = 0;
         if (kind_of(part) == FILE_THERE) return fail("'%s' is a file, but a folder is needed there", part);
-        if (kind_of(part) == NOTHING && mkdir(part, 0777) && errno != EEXIST)
-            return fail("the folder '%s' cannot be made (%s)", part, strerror(errno));
+        if (kind_of(part) != NOTHING) continue;
+        int made = mkdir(part, 0777) == 0;
+        if (!made && errno != EEXIST) return fail("the folder '%s' cannot be made (%s)", part, strerror(errno));
+        if (made && !made_folder[0]) memcpy(made_folder, part, i + 1);
     }
     return access(path, W_OK) ? fail("the folder '%s' cannot be written to (%s)", path, strerror(errno)) : 0;
 }
@@ -981,9 +994,9 @@ static void synth_remove(const char *folder, int count)
             remove(path);
         }
         snprintf(path, sizeof path, "%s/%s", folder, k ? "masks" : "images");
-        rmdir(path);
+        drop_folder(path);
     }
-    rmdir(folder);
+    drop_folder(folder);
 }
 
 static int save_page(const page *p, const char *path)
@@ -997,6 +1010,8 @@ static int grains_of(const arguments *a, tl_grains_desc *grains)
 {
     static const tl_range boundary[] = { { 0, 0 }, { -1, -0.5f }, { 0.5f, 1 } };      // 0: the default, both
     tl_grains_desc like = { 0 };
+    if (text_of(a, "like") && given(a, "look"))
+        return fail("--look and --like exclude each other: '%s' says all that a look says", text_of(a, "like"));
     if (text_of(a, "like") && tl_grains_load(&like, text_of(a, "like"))) return fail_tl();
     if (text_of(a, "like")) {
         like.width = grains->width;
@@ -1276,7 +1291,7 @@ static int run_predict(const arguments *a)
             pictures_free(&p);
         }
     }
-    if (!failed && wrong == images) rmdir(folder);            // which does nothing unless it is empty
+    if (!failed && wrong == images) drop_folder(folder);
     else if (!failed) printf("%d of %s segmented; see '%s'\n", images - wrong, count_of(images, "image"), folder);
     list_free(&inputs);
     tl_net_free(net);
@@ -1740,7 +1755,7 @@ static int run_demo(const arguments *a)
                  || join_path(model, d.folder, "grains.safetensors", "") || join_path(sheet, d.folder, "sheet.png", "")
                  || join_path(html, d.folder, "index.html", "") || check_target(model) || demo_train(&d, model)
                  || demo_score(&d);
-    if (failed) rmdir(d.folder);                  // which does nothing unless it is empty
+    if (failed) drop_folder(d.folder);
     if (!failed) {
         demo_results(&d);
         wrong = demo_images(&d, &inputs);
@@ -1777,7 +1792,7 @@ static int run_help(const arguments *a);
     { "line", RANGE, "LO-HI", NULL, 0, 0, who "widths of the drawn boundaries in pixels" }, \
     { "look", CHOICE, "any|etched|sem|polarised|tem", "any", 0, 0, who "the instrument; any: another in each image" }, \
     { "source", CHOICE, "voronoi|potts|phase_field|spinodal|particles", "voronoi", 0, 0, who "where grains come from" }, \
-    { "like", TEXT, "FILE", NULL, 0, 0, who "a description from 'calibrate'; other options go before it" }
+    { "like", TEXT, "FILE", NULL, 0, 0, who "a description from 'calibrate', instead of --look; what other options say counts more" }
 #define END { NULL, FLAG, NULL, NULL, 0, 0, NULL }
 
 static const option synth_options[] = {
