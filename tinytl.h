@@ -18437,7 +18437,7 @@ static void tl__add_line(tl__picture *view, float x, float y, float angle, float
     int from = (int)ceilf(along - half > 0 ? along - half : 0);
     int to = (int)floorf(along + half < (float)last_along ? along + half : (float)last_along);
     for (int a = from; a <= to; a++) {
-        if (dash && ((((uint32_t)a / dash + 1) * 0x9E3779B1u) ^ ((uint32_t)across * 0x85EBCA6Bu)) >> 31) continue;
+        if (dash && ((((uint32_t)a / dash + 1) * 0x9E3779B1u) ^ ((uint32_t)(int32_t)across * 0x85EBCA6Bu)) >> 31) continue;
         float centre = across + ((float)a - along) * slope;
         float lo = centre - reach > 0 ? centre - reach : 0;
         float hi = centre + reach < (float)last_across ? centre + reach : (float)last_across;
