@@ -5386,10 +5386,10 @@ static tl__scratch tl__conv_plain_scratch(const tl__conv *cv)
 // ---- fast: depthwise -----------------------------------------------------------------------
 //
 //  With as many groups as channels there is no sum over channels, so nothing for the tile to reuse, and memory sets the
-//  pace. A run is some outputs of a row that meet the same taps: all but those at its ends. Eight outputs
-//  at a time share the load of a tap's weights, vector after vector of channels. The gradient with respect to x is the
-//  same with dy under the taps, where only every sw-th position of a row meets the same ones. (Without vectors, and
-//  with more than TL__TAPS_MAX taps, the plain kernels do it, which is slow.)
+//  pace. A run is some outputs of a row that meet the same taps: all but those at its ends. Eight outputs at a time
+//  share the load of a tap's weights, vector after vector of channels. The gradient with respect to x is the same with
+//  dy under the taps, where only every sw-th position of a row meets the same ones. (Without vectors, and with more
+//  than TL__TAPS_MAX taps, the plain kernels do it, which is slow.)
 
 typedef struct tl__depthwise_run {
     float *to;                         // the first output; backward_weights: dy there
@@ -5883,7 +5883,7 @@ static void tl__swap_tile(const tl__conv_job *job, const tl__tile *like, const f
         tile.b = under + c;
         tile.c = to + c;
         tile.columns = cv->s.c - c;
-        job->simd->tile_rows(&tile, cv->out, tile.columns > job->panels.lanes ? 2 : 1);
+        job->simd->tile_rows(&tile, cv->out, tl__panel_vectors(&job->panels, cv->s.c, c / job->panels.width));
     }
 }
 
@@ -6266,8 +6266,8 @@ static const float tl__winograd_g[6][3] = {
                                         const float *add, float limit)                                          \
     {                                                                                                           \
         for (int b = 0; b < vectors; b++, m += block) {                                                         \
-            VECTOR t[24] TL__ALIGNED, x[6], zero = {0}, shift = bias ? *(const VECTOR *)(bias + b * LANES) : zero;\
-            VECTOR ceiling = zero + limit;                                                                      \
+            VECTOR t[24] TL__ALIGNED, x[6], zero = {0}, ceiling = zero + limit;                                 \
+            VECTOR shift = bias ? *(const VECTOR *)(bias + b * LANES) : zero;                                   \
             TL__ROLLED for (int j = 0; j < 6; j++) {                                                            \
                 const float *from = m + j * plane;                                                              \
                 TL__UNROLL for (int i = 0; i < 6; i++) x[i] = *(const VECTOR *)(from + 6 * i * plane);          \
@@ -6280,8 +6280,8 @@ static const float tl__winograd_g[6][3] = {
                 TL__WINO_OUTPUT(VECTOR, t + 6 * i, x);                                                          \
                 TL__UNROLL for (int j = 0; j < 4; j++) x[j] += shift;                                           \
                 if (add) TL__UNROLL for (int j = 0; j < 4; j++) x[j] += *(const VECTOR *)(from + j * pixel);    \
-                if (limit > 0)                                                                                  \
-                    TL__UNROLL for (int j = 0; j < 4; j++) x[j] = TL__CLIP(TL__CHOOSE, VECTOR, x[j], zero, ceiling);\
+                if (limit > 0) TL__UNROLL for (int j = 0; j < 4; j++)                                           \
+                    x[j] = TL__CLIP(TL__CHOOSE, VECTOR, x[j], zero, ceiling);                                   \
                 TL__UNROLL for (int j = 0; j < 4; j++) *(VECTOR *)(to + j * pixel) = x[j];                      \
             }                                                                                                   \
         }                                                                                                       \
@@ -6478,7 +6478,7 @@ typedef struct tl__winograd_job {
     tl__panels panels;
     float *work;                          // of each worker
     size_t worker_stride;
-    int   slabs;
+    int   slabs;                          // of backward_weights; 0 in the other passes
     float *partial;                       // slabs of 36 planes of in x out, both padded to vectors
     float *weights;                       // or their gradient
 } tl__winograd_job;
@@ -6518,7 +6518,7 @@ static tl__scratch tl__winograd_layout(tl__winograd_job *job, const tl__simd_ker
                                        tl__conv_pass pass)
 {
     const tl__window *s = &cv->s;
-    int data = pass == TL__BACKWARD_DATA;
+    int data = pass == TL__BACKWARD_DATA, backward_weights = pass == TL__BACKWARD_WEIGHTS;
     tl__scratch need;
     memset(job, 0, sizeof *job);
     job->simd = simd;
@@ -6536,21 +6536,19 @@ static tl__scratch tl__winograd_layout(tl__winograd_job *job, const tl__simd_ker
     job->rows = job->n * job->down;
     int in = job->in_vectors * simd->lanes, out = job->out_vectors * simd->lanes, step = 2 * job->kernels->rows;
     job->panels = tl__make_panels(simd, in, job->out);
-    job->plane = tl__winograd_plane(pass == TL__BACKWARD_WEIGHTS ? (size_t)in * out : job->panels.stride * job->panels.count);
+    job->plane = tl__winograd_plane(backward_weights ? (size_t)in * out : job->panels.stride * job->panels.count);
     job->unit_rows = tl__winograd_unit_rows(job->rows, job->across, job->kernels->rows);
-    int fitting = TL__WINO_VALUES / (36 * (in + out));
+    int all = job->rows * job->across;                        // tiles
     int64_t few = tl__winograd_few(in, out, pass);
-    size_t tiles = (size_t)job->rows * job->across, weights = 36 * job->plane + out;
-    job->by_plane = (int64_t)tiles <= few;
-    if (pass == TL__BACKWARD_WEIGHTS) {
-        job->slabs = job->by_plane ? 1 : tl__min(tl__clamp((int)(1048576 / weights), 4, 16), job->rows);
-        fitting = tl__max(fitting, (int)((int64_t)in * out / (in + out)));     // then sums and tiles move equally often
-        tiles = (size_t)tl__ceil_div(job->rows, job->slabs) * job->across;
-    } else {
-        if (!job->by_plane) tiles = (size_t)tl__min(job->unit_rows, job->rows) * job->across;
-        tiles = (tiles + job->kernels->rows - 1) / job->kernels->rows * job->kernels->rows;
-    }
-    job->chunk = job->by_plane ? (int)tiles : tl__min(tl__clamp(fitting / step * step, step, 8 * step), (int)tiles);
+    size_t weights = 36 * job->plane + out;
+    job->by_plane = all <= few;
+    if (backward_weights) job->slabs = job->by_plane ? 1 : tl__min(tl__clamp((int)(1048576 / weights), 4, 16), job->rows);
+    int rows = backward_weights ? tl__ceil_div(job->rows, job->slabs) : tl__min(job->unit_rows, job->rows);
+    int most = job->by_plane ? all : rows * job->across;      // of them in a unit; a product takes kernels->rows at a time
+    if (!backward_weights) most = tl__ceil_div(most, job->kernels->rows) * job->kernels->rows;
+    int fitting = TL__WINO_VALUES / (36 * (in + out));
+    if (backward_weights) fitting = tl__max(fitting, (int)((int64_t)in * out / (in + out)));  // sums and tiles move equally often
+    job->chunk = job->by_plane ? most : tl__min(tl__clamp(fitting / step * step, step, 8 * step), most);
     size_t patch = (size_t)36 * (in + out);
     if (job->by_plane) {
         need.worker = patch;
@@ -9293,6 +9291,196 @@ static size_t tl__reals_for_doubles(size_t doubles)
     return doubles * (sizeof(double) / sizeof(tl_real)) + 1;
 }
 
+// ---- norms ---------------------------------------------------------------------------------
+
+static void tl__bn_sums_unit(void *user, int block, int worker)
+{
+    const tl__work *work = (const tl__work *)user;
+    tl__bn_rows p = work->rows;
+    size_t row0, row1;
+    (void)worker;
+    tl__bn_block_rows(work->count, block, &row0, &row1);
+    p.rows = row1 - row0;
+    p.x += row0 * p.c;
+    if (p.dy) p.dy += row0 * p.c;
+    p.sums = work->partial + (size_t)block * 2 * p.c;
+    memset(p.sums, 0, 2 * (size_t)p.c * sizeof *p.sums);
+    tl__bn_run(work->net->isa, TL__BN_SUMS, &p);
+}
+
+// y, or dx.
+static void tl__bn_out_unit(void *user, int unit, int worker)
+{
+    const tl__work *work = (const tl__work *)user;
+    tl__bn_rows p = work->rows;
+    size_t row0 = (size_t)unit * TL__NORM_ROWS;
+    (void)worker;
+    p.rows = work->count - row0 < TL__NORM_ROWS ? work->count - row0 : TL__NORM_ROWS;
+    p.x += row0 * p.c;
+    p.out += row0 * p.c;
+    if (p.dy) p.dy += row0 * p.c;
+    tl__bn_run(work->net->isa, p.dy ? TL__BN_GRADIENT : TL__BN_APPLY, &p);
+}
+
+// Scratch of a batch norm: the partial sums in double, then four vectors of c values.
+static tl__work tl__bn_work(tl_net *net, tl__node *node)
+{
+    tl__work work;
+    memset(&work, 0, sizeof work);
+    work.net = net; work.node = node;
+    work.x = &net->nodes[node->input[0]];
+    work.count = (size_t)net->batch * node->h * node->w;
+    work.partial = (double *)(void *)(net->arena + net->scratch_at);
+    work.shared = net->arena + net->scratch_at + tl__reals_for_doubles((size_t)tl__bn_blocks(work.count) * 2 * node->c);
+    work.rows.x = work.x->data;
+    work.rows.c = node->c;
+    work.rows.scale = work.shared;
+    work.rows.shift = work.shared + node->c;
+    return work;
+}
+
+static size_t tl__bn_scratch(const tl__node *node, int batch)
+{
+    return tl__reals_for_doubles((size_t)tl__bn_blocks((size_t)batch * node->h * node->w) * 2 * node->c) +
+           4 * (size_t)node->c;
+}
+
+static int tl__bn_units(size_t rows) { return (int)((rows + TL__NORM_ROWS - 1) / TL__NORM_ROWS); }
+
+static void tl__forward_batch_norm(tl_net *net, tl__node *node)
+{
+    tl__work work = tl__bn_work(net, node);
+    int c = node->c;
+    tl_real *mean = node->aux, *inv_std = mean + c, *scale = work.shared, *shift = scale + c, *var = shift + c;
+    tl_real *running_mean = tl__values(net, node, TL__RUNNING_MEAN),
+            *running_var = tl__values(net, node, TL__RUNNING_VAR);
+    tl_real momentum = node->attr.norm.momentum > 0 ? (tl_real)node->attr.norm.momentum : (tl_real)0.1;
+    if (net->adapting) momentum = 1 / (tl_real)net->adapting;          // then the running ones are the mean so far
+    if (net->recomputing) {
+        // mean and inv_std are those of the first time
+    } else if (tl__uses_batch(net, node)) {
+        work.rows.origin = work.x->data;
+        tl_parallel_for(net->pool, tl__bn_blocks(work.count), tl__bn_sums_unit, &work);
+        tl__bn_finish(work.x->data, work.partial, work.count, c, tl__norm_eps(node), mean, inv_std, var);
+        if (node->stats != TL_STATS_BATCH)
+            tl__running_update(running_mean, running_var, mean, var, c, work.count, momentum);
+    } else {
+        memcpy(mean, running_mean, (size_t)c * sizeof *mean);
+        tl__inverse_std(running_var, c, tl__norm_eps(node), inv_std);
+    }
+    tl__bn_scale_shift(mean, inv_std, tl__values(net, node, TL__WEIGHT), tl__values(net, node, TL__BIAS), c, scale,
+                       shift);
+    work.rows.out = node->data;
+    work.rows.ceiling = tl__ceiling(node->fused);
+    tl_parallel_for(net->pool, tl__bn_units(work.count), tl__bn_out_unit, &work);
+}
+
+static void tl__backward_batch_norm(tl_net *net, tl__node *node)
+{
+    tl__work work = tl__bn_work(net, node);
+    tl__node *x = &net->nodes[node->input[0]];
+    int c = node->c;
+    tl_real *mean = node->aux, *inv_std = mean + c, *scale = work.shared, *shift = scale + c;
+    tl_real *slope = shift + c, *offset = slope + c;
+    tl__bn_scale_shift(mean, inv_std, tl__values(net, node, TL__WEIGHT), tl__values(net, node, TL__BIAS), c, scale,
+                       shift);
+    work.rows.dy = node->grad;
+    work.rows.ceiling = tl__ceiling(node->fused);
+    work.rows.origin = mean;
+    tl_parallel_for(net->pool, tl__bn_blocks(work.count), tl__bn_sums_unit, &work);
+    tl__bn_backward_finish(work.partial, work.count, c, inv_std, scale, tl__uses_batch(net, node),
+                           tl__gradient(net, node, TL__WEIGHT), tl__gradient(net, node, TL__BIAS), slope, offset);
+    if (!x->wants_grad) return;
+    work.rows.out = x->grad;
+    work.rows.add = x->grad_written;
+    work.rows.slope = slope;
+    work.rows.offset = offset;
+    tl_parallel_for(net->pool, tl__bn_units(work.count), tl__bn_out_unit, &work);
+    x->grad_written = 1;
+}
+
+// A unit is one sample of a group norm, or TL__NORM_ROWS positions of a layer norm.
+static int tl__norm_units(const tl__node *node, int batch)
+{
+    size_t rows = (size_t)batch * node->h * node->w;
+    return node->op == TL_OP_GROUP_NORM ? batch : (int)((rows + TL__NORM_ROWS - 1) / TL__NORM_ROWS);
+}
+
+static void tl__norm_forward_unit(void *user, int unit, int worker)
+{
+    const tl__work *work = (const tl__work *)user;
+    const tl__node *node = work->node;
+    const tl_real *weight = tl__values(work->net, node, TL__WEIGHT), *bias = tl__values(work->net, node, TL__BIAS);
+    (void)worker;
+    if (node->op == TL_OP_GROUP_NORM) {
+        int groups = node->attr.norm.groups;
+        size_t at = tl__sample_count(node) * unit;
+        tl_real *mean = node->aux + 2 * (size_t)groups * unit;
+        tl__group_norm_forward(work->x->data + at, node->data + at, node->h * node->w, node->c, groups,
+                               tl__norm_eps(node), weight, bias, mean, mean + groups);
+    } else {
+        size_t row0 = (size_t)unit * TL__NORM_ROWS,
+               rows = work->count - row0 < TL__NORM_ROWS ? work->count - row0 : TL__NORM_ROWS;
+        tl__layer_norm_forward(work->x->data + row0 * node->c, node->data + row0 * node->c, rows, node->c,
+                               tl__norm_eps(node), weight, bias, node->aux + 2 * row0, node->aux + 2 * row0 + rows);
+    }
+}
+
+// Gradients of weight and bias go to 2*c values of the unit's own in the scratch.
+static void tl__norm_backward_unit(void *user, int unit, int worker)
+{
+    const tl__work *work = (const tl__work *)user;
+    const tl__node *node = work->node;
+    const tl_real *weight = tl__values(work->net, node, TL__WEIGHT);
+    tl_real *dweight = weight ? work->shared + 2 * (size_t)node->c * unit : NULL,
+            *dbias = weight ? dweight + node->c : NULL;
+    (void)worker;
+    if (node->op == TL_OP_GROUP_NORM) {
+        int groups = node->attr.norm.groups;
+        size_t at = tl__sample_count(node) * unit;
+        const tl_real *mean = node->aux + 2 * (size_t)groups * unit;
+        tl__group_norm_backward(work->x->data + at, node->grad + at, work->scale + at, node->h * node->w, node->c,
+                                groups, weight, mean, mean + groups, dweight, dbias, work->add);
+    } else {
+        size_t row0 = (size_t)unit * TL__NORM_ROWS,
+               rows = work->count - row0 < TL__NORM_ROWS ? work->count - row0 : TL__NORM_ROWS;
+        tl__layer_norm_backward(work->x->data + row0 * node->c, node->grad + row0 * node->c,
+                                work->scale + row0 * node->c, rows, node->c, weight, node->aux + 2 * row0,
+                                node->aux + 2 * row0 + rows, dweight, dbias, work->add);
+    }
+}
+
+static void tl__forward_norm(tl_net *net, tl__node *node)
+{
+    tl__work work;
+    memset(&work, 0, sizeof work);
+    work.net = net; work.node = node;
+    work.x = &net->nodes[node->input[0]];
+    work.count = (size_t)net->batch * node->h * node->w;
+    tl_parallel_for(net->pool, tl__norm_units(node, net->batch), tl__norm_forward_unit, &work);
+}
+
+static void tl__backward_norm(tl_net *net, tl__node *node)
+{
+    tl__node *x = &net->nodes[node->input[0]];
+    int units = tl__norm_units(node, net->batch), c = node->c;
+    tl_real *dweight = tl__gradient(net, node, TL__WEIGHT), *dbias = tl__gradient(net, node, TL__BIAS);
+    tl__work work;
+    memset(&work, 0, sizeof work);
+    work.net = net; work.node = node; work.x = x;
+    work.count = (size_t)net->batch * node->h * node->w;
+    work.shared = net->arena + net->scratch_at;
+    work.add = x->grad_written;
+    work.scale = x->wants_grad ? x->grad : work.shared + 2 * (size_t)c * units;   // an unwanted dx goes to scratch
+    tl_parallel_for(net->pool, units, tl__norm_backward_unit, &work);
+    for (int unit = 0; unit < units; unit++) {
+        const tl_real *partial = work.shared + 2 * (size_t)c * unit;
+        for (int k = 0; k < c && dweight; k++) dweight[k] += partial[k];
+        for (int k = 0; k < c && dbias; k++) dbias[k] += partial[c + k];
+    }
+    x->grad_written = 1;
+}
+
 // ---- convolution and dense -----------------------------------------------------------------
 
 // The convolution that a node computes; a dense layer is a pointwise one over a single pixel with all features,
@@ -9440,7 +9628,21 @@ static void tl__forward_conv(tl_net *net, tl__node *node)
     tl__run_conv(net, transposed ? TL__BACKWARD_DATA : TL__FORWARD, &cv, &arrays);
 }
 
-static void tl__bias_backward(tl_net *net, tl__node *node, tl_real *db);
+// db[k] += sum over all positions of dy[.., k]: the sums of a batch norm, counted from 0.
+static void tl__bias_backward(tl_net *net, tl__node *node, tl_real *db)
+{
+    tl__work work = tl__bn_work(net, node);
+    int blocks = tl__bn_blocks(work.count);
+    memset(work.shared, 0, (size_t)node->c * sizeof *work.shared);
+    work.rows.origin = work.shared;
+    work.rows.x = node->grad;
+    tl_parallel_for(net->pool, blocks, tl__bn_sums_unit, &work);
+    for (int k = 0; k < node->c; k++) {
+        double total[2];
+        tl__bn_total(work.partial, blocks, node->c, k, total);
+        db[k] += (tl_real)total[0];
+    }
+}
 
 static void tl__backward_conv(tl_net *net, tl__node *node)
 {
@@ -9464,212 +9666,6 @@ static void tl__backward_conv(tl_net *net, tl__node *node)
             arrays = tl__joined_arrays(net, x, 1, node);
             tl__run_conv(net, TL__BACKWARD_DATA, &cv, &arrays);
         }
-    }
-    x->grad_written = 1;
-}
-
-// ---- norms ---------------------------------------------------------------------------------
-
-static void tl__bn_sums_unit(void *user, int block, int worker)
-{
-    const tl__work *work = (const tl__work *)user;
-    tl__bn_rows p = work->rows;
-    size_t row0, row1;
-    (void)worker;
-    tl__bn_block_rows(work->count, block, &row0, &row1);
-    p.rows = row1 - row0;
-    p.x += row0 * p.c;
-    if (p.dy) p.dy += row0 * p.c;
-    p.sums = work->partial + (size_t)block * 2 * p.c;
-    memset(p.sums, 0, 2 * (size_t)p.c * sizeof *p.sums);
-    tl__bn_run(work->net->isa, TL__BN_SUMS, &p);
-}
-
-// y, or dx.
-static void tl__bn_out_unit(void *user, int unit, int worker)
-{
-    const tl__work *work = (const tl__work *)user;
-    tl__bn_rows p = work->rows;
-    size_t row0 = (size_t)unit * TL__NORM_ROWS;
-    (void)worker;
-    p.rows = work->count - row0 < TL__NORM_ROWS ? work->count - row0 : TL__NORM_ROWS;
-    p.x += row0 * p.c;
-    p.out += row0 * p.c;
-    if (p.dy) p.dy += row0 * p.c;
-    tl__bn_run(work->net->isa, p.dy ? TL__BN_GRADIENT : TL__BN_APPLY, &p);
-}
-
-// Scratch of a batch norm: the partial sums in double, then four vectors of c values.
-static tl__work tl__bn_work(tl_net *net, tl__node *node)
-{
-    tl__work work;
-    memset(&work, 0, sizeof work);
-    work.net = net; work.node = node;
-    work.x = &net->nodes[node->input[0]];
-    work.count = (size_t)net->batch * node->h * node->w;
-    work.partial = (double *)(void *)(net->arena + net->scratch_at);
-    work.shared = net->arena + net->scratch_at + tl__reals_for_doubles((size_t)tl__bn_blocks(work.count) * 2 * node->c);
-    work.rows.x = work.x->data;
-    work.rows.c = node->c;
-    work.rows.scale = work.shared;
-    work.rows.shift = work.shared + node->c;
-    return work;
-}
-
-static size_t tl__bn_scratch(const tl__node *node, int batch)
-{
-    return tl__reals_for_doubles((size_t)tl__bn_blocks((size_t)batch * node->h * node->w) * 2 * node->c) +
-           4 * (size_t)node->c;
-}
-
-// db[k] += sum over all positions of dy[.., k]: the sums of a batch norm, counted from 0.
-static void tl__bias_backward(tl_net *net, tl__node *node, tl_real *db)
-{
-    tl__work work = tl__bn_work(net, node);
-    int blocks = tl__bn_blocks(work.count);
-    memset(work.shared, 0, (size_t)node->c * sizeof *work.shared);
-    work.rows.origin = work.shared;
-    work.rows.x = node->grad;
-    tl_parallel_for(net->pool, blocks, tl__bn_sums_unit, &work);
-    for (int k = 0; k < node->c; k++) {
-        double total[2];
-        tl__bn_total(work.partial, blocks, node->c, k, total);
-        db[k] += (tl_real)total[0];
-    }
-}
-
-static int tl__bn_units(size_t rows) { return (int)((rows + TL__NORM_ROWS - 1) / TL__NORM_ROWS); }
-
-static void tl__forward_batch_norm(tl_net *net, tl__node *node)
-{
-    tl__work work = tl__bn_work(net, node);
-    int c = node->c;
-    tl_real *mean = node->aux, *inv_std = mean + c, *scale = work.shared, *shift = scale + c, *var = shift + c;
-    tl_real *running_mean = tl__values(net, node, TL__RUNNING_MEAN),
-            *running_var = tl__values(net, node, TL__RUNNING_VAR);
-    tl_real momentum = node->attr.norm.momentum > 0 ? (tl_real)node->attr.norm.momentum : (tl_real)0.1;
-    if (net->adapting) momentum = 1 / (tl_real)net->adapting;          // then the running ones are the mean so far
-    if (net->recomputing) {
-        // mean and inv_std are those of the first time
-    } else if (tl__uses_batch(net, node)) {
-        work.rows.origin = work.x->data;
-        tl_parallel_for(net->pool, tl__bn_blocks(work.count), tl__bn_sums_unit, &work);
-        tl__bn_finish(work.x->data, work.partial, work.count, c, tl__norm_eps(node), mean, inv_std, var);
-        if (node->stats != TL_STATS_BATCH)
-            tl__running_update(running_mean, running_var, mean, var, c, work.count, momentum);
-    } else {
-        memcpy(mean, running_mean, (size_t)c * sizeof *mean);
-        tl__inverse_std(running_var, c, tl__norm_eps(node), inv_std);
-    }
-    tl__bn_scale_shift(mean, inv_std, tl__values(net, node, TL__WEIGHT), tl__values(net, node, TL__BIAS), c, scale,
-                       shift);
-    work.rows.out = node->data;
-    work.rows.ceiling = tl__ceiling(node->fused);
-    tl_parallel_for(net->pool, tl__bn_units(work.count), tl__bn_out_unit, &work);
-}
-
-static void tl__backward_batch_norm(tl_net *net, tl__node *node)
-{
-    tl__work work = tl__bn_work(net, node);
-    tl__node *x = &net->nodes[node->input[0]];
-    int c = node->c;
-    tl_real *mean = node->aux, *inv_std = mean + c, *scale = work.shared, *shift = scale + c;
-    tl_real *slope = shift + c, *offset = slope + c;
-    tl__bn_scale_shift(mean, inv_std, tl__values(net, node, TL__WEIGHT), tl__values(net, node, TL__BIAS), c, scale,
-                       shift);
-    work.rows.dy = node->grad;
-    work.rows.ceiling = tl__ceiling(node->fused);
-    work.rows.origin = mean;
-    tl_parallel_for(net->pool, tl__bn_blocks(work.count), tl__bn_sums_unit, &work);
-    tl__bn_backward_finish(work.partial, work.count, c, inv_std, scale, tl__uses_batch(net, node),
-                           tl__gradient(net, node, TL__WEIGHT), tl__gradient(net, node, TL__BIAS), slope, offset);
-    if (!x->wants_grad) return;
-    work.rows.out = x->grad;
-    work.rows.add = x->grad_written;
-    work.rows.slope = slope;
-    work.rows.offset = offset;
-    tl_parallel_for(net->pool, tl__bn_units(work.count), tl__bn_out_unit, &work);
-    x->grad_written = 1;
-}
-
-// A unit is one sample of a group norm, or TL__NORM_ROWS positions of a layer norm.
-static int tl__norm_units(const tl__node *node, int batch)
-{
-    size_t rows = (size_t)batch * node->h * node->w;
-    return node->op == TL_OP_GROUP_NORM ? batch : (int)((rows + TL__NORM_ROWS - 1) / TL__NORM_ROWS);
-}
-
-static void tl__norm_forward_unit(void *user, int unit, int worker)
-{
-    const tl__work *work = (const tl__work *)user;
-    const tl__node *node = work->node;
-    const tl_real *weight = tl__values(work->net, node, TL__WEIGHT), *bias = tl__values(work->net, node, TL__BIAS);
-    (void)worker;
-    if (node->op == TL_OP_GROUP_NORM) {
-        int groups = node->attr.norm.groups;
-        size_t at = tl__sample_count(node) * unit;
-        tl_real *mean = node->aux + 2 * (size_t)groups * unit;
-        tl__group_norm_forward(work->x->data + at, node->data + at, node->h * node->w, node->c, groups,
-                               tl__norm_eps(node), weight, bias, mean, mean + groups);
-    } else {
-        size_t row0 = (size_t)unit * TL__NORM_ROWS,
-               rows = work->count - row0 < TL__NORM_ROWS ? work->count - row0 : TL__NORM_ROWS;
-        tl__layer_norm_forward(work->x->data + row0 * node->c, node->data + row0 * node->c, rows, node->c,
-                               tl__norm_eps(node), weight, bias, node->aux + 2 * row0, node->aux + 2 * row0 + rows);
-    }
-}
-
-// Gradients of weight and bias go to 2*c values of the unit's own in the scratch.
-static void tl__norm_backward_unit(void *user, int unit, int worker)
-{
-    const tl__work *work = (const tl__work *)user;
-    const tl__node *node = work->node;
-    const tl_real *weight = tl__values(work->net, node, TL__WEIGHT);
-    tl_real *dweight = weight ? work->shared + 2 * (size_t)node->c * unit : NULL,
-            *dbias = weight ? dweight + node->c : NULL;
-    (void)worker;
-    if (node->op == TL_OP_GROUP_NORM) {
-        int groups = node->attr.norm.groups;
-        size_t at = tl__sample_count(node) * unit;
-        const tl_real *mean = node->aux + 2 * (size_t)groups * unit;
-        tl__group_norm_backward(work->x->data + at, node->grad + at, work->scale + at, node->h * node->w, node->c,
-                                groups, weight, mean, mean + groups, dweight, dbias, work->add);
-    } else {
-        size_t row0 = (size_t)unit * TL__NORM_ROWS,
-               rows = work->count - row0 < TL__NORM_ROWS ? work->count - row0 : TL__NORM_ROWS;
-        tl__layer_norm_backward(work->x->data + row0 * node->c, node->grad + row0 * node->c,
-                                work->scale + row0 * node->c, rows, node->c, weight, node->aux + 2 * row0,
-                                node->aux + 2 * row0 + rows, dweight, dbias, work->add);
-    }
-}
-
-static void tl__forward_norm(tl_net *net, tl__node *node)
-{
-    tl__work work;
-    memset(&work, 0, sizeof work);
-    work.net = net; work.node = node;
-    work.x = &net->nodes[node->input[0]];
-    work.count = (size_t)net->batch * node->h * node->w;
-    tl_parallel_for(net->pool, tl__norm_units(node, net->batch), tl__norm_forward_unit, &work);
-}
-
-static void tl__backward_norm(tl_net *net, tl__node *node)
-{
-    tl__node *x = &net->nodes[node->input[0]];
-    int units = tl__norm_units(node, net->batch), c = node->c;
-    tl_real *dweight = tl__gradient(net, node, TL__WEIGHT), *dbias = tl__gradient(net, node, TL__BIAS);
-    tl__work work;
-    memset(&work, 0, sizeof work);
-    work.net = net; work.node = node; work.x = x;
-    work.count = (size_t)net->batch * node->h * node->w;
-    work.shared = net->arena + net->scratch_at;
-    work.add = x->grad_written;
-    work.scale = x->wants_grad ? x->grad : work.shared + 2 * (size_t)c * units;   // an unwanted dx goes to scratch
-    tl_parallel_for(net->pool, units, tl__norm_backward_unit, &work);
-    for (int unit = 0; unit < units; unit++) {
-        const tl_real *partial = work.shared + 2 * (size_t)c * unit;
-        for (int k = 0; k < c && dweight; k++) dweight[k] += partial[k];
-        for (int k = 0; k < c && dbias; k++) dbias[k] += partial[c + k];
     }
     x->grad_written = 1;
 }

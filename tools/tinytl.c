@@ -333,7 +333,6 @@ static int make_folder(const char *path)
 {
     char part[PATH_SIZE];
     size_t length = strlen(path);
-    if (!length) return fail("the name of a folder is empty");
     if (length >= sizeof part) return fail("the path '%.60s...' is too long", path);
     for (size_t i = 1; i <= length; i++) {
         if (path[i] && path[i] != '/') continue;
