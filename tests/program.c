@@ -316,6 +316,27 @@ static void test_augment_command(void)
     expect_plain("train copies --out m.safetensors --size 16 --depth 2", 1, "boxes.csv', line 2");
 }
 
+// The descriptions that come with the project draw, and so does one that was measured.
+static void test_descriptions(void)
+{
+    static const char *const looks[] = { "etched_pitted", "noisy_film", "precipitates" };
+    for (int i = 0; i < COUNT(looks); i++) {
+        char path[64], line[160], json[8192];
+        snprintf(path, sizeof path, "docs/looks/%s.json", looks[i]);
+        FILE *file = fopen(path, "r");
+        size_t length = file ? fread(json, 1, sizeof json - 1, file) : 0;
+        json[length] = 0;
+        CHECK(file && length > 0 && !fclose(file), "%s cannot be read", path);
+        write_text("look.json", json);
+        snprintf(line, sizeof line, "synth %s --count 1 --size 64 --threads 1 --like look.json", looks[i]);
+        expect(line, 0, "1 image of 64x64");
+    }
+    expect("calibrate etched_pitted/images/grains_00000.png --out measured.json", 0, "mean relative misfit");
+    expect("synth measured --count 1 --size 64 --threads 1 --like measured.json", 0, "1 image of 64x64");
+    write_text("look.json", "{ \"blur\": 3 }");
+    expect("synth broken --count 1 --like look.json", 1, "look.json");
+}
+
 static void test_demo(void)
 {
     expect("demo shown broken.png pair/images/a.png --seconds 1", 1, "not usable yet");
@@ -328,6 +349,7 @@ static void test_demo(void)
 int main(void)
 {
     test_finetune_and_classify();
+    test_descriptions();
     test_finetune_masks();
     test_sentences();
     test_augment_command();
